@@ -1,0 +1,91 @@
+//! What an access request ends in.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Filter, PolicyId};
+
+/// The outcome of one access request, or of one re-decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Decision {
+    /// Access, for exactly this filter.
+    Allowed {
+        /// What may pass.
+        filter: Filter,
+        /// The policy that allowed it.
+        policy: PolicyId,
+    },
+    /// No access.
+    Denied {
+        /// Why.
+        reason: DenyReason,
+    },
+}
+
+/// Why access was denied, or a grant ended. One closed list, also used as metric and audit label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DenyReason {
+    /// No such resource, or none that this device may know of: the two are never told apart to the device.
+    UnknownResource,
+    /// No policy allows it.
+    NoPolicy,
+    /// The device's user is suspended.
+    UserSuspended,
+    /// The device's user was removed.
+    UserRemoved,
+    /// The device was revoked.
+    DeviceRevoked,
+    /// The resource has no open protocol or port.
+    EmptyFilter,
+    /// No gateway of the resource's site is connected.
+    NoGateway,
+    /// The gateway did not acknowledge the grant in time.
+    GatewayUnreachable,
+    /// The lease ran out and was not renewed.
+    LeaseExpired,
+    /// Too many requests from this device are open.
+    TooManyRequests,
+    /// The coordinator could not record the decision, so there is none.
+    CoordinatorFault,
+}
+
+impl DenyReason {
+    /// The label used in metrics, the audit log and JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::UnknownResource => "unknown_resource",
+            Self::NoPolicy => "no_policy",
+            Self::UserSuspended => "user_suspended",
+            Self::UserRemoved => "user_removed",
+            Self::DeviceRevoked => "device_revoked",
+            Self::EmptyFilter => "empty_filter",
+            Self::NoGateway => "no_gateway",
+            Self::GatewayUnreachable => "gateway_unreachable",
+            Self::LeaseExpired => "lease_expired",
+            Self::TooManyRequests => "too_many_requests",
+            Self::CoordinatorFault => "coordinator_fault",
+        }
+    }
+}
+
+impl fmt::Display for DenyReason {
+    /// A sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownResource => "there is no such resource for this device",
+            Self::NoPolicy => "no policy allows it",
+            Self::UserSuspended => "the user is suspended",
+            Self::UserRemoved => "the user was removed",
+            Self::DeviceRevoked => "the device was revoked",
+            Self::EmptyFilter => "the resource has no open ports",
+            Self::NoGateway => "no gateway of its site is connected",
+            Self::GatewayUnreachable => "its gateway did not answer in time",
+            Self::LeaseExpired => "the lease ran out",
+            Self::TooManyRequests => "too many access requests are open",
+            Self::CoordinatorFault => "the coordinator could not record the decision",
+        })
+    }
+}

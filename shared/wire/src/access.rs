@@ -1,0 +1,45 @@
+//! An access request and its answer, on a stream of their own.
+
+use std::time::Duration;
+
+use postern_model::{Candidate, DenyReason, Filter, GrantId, PresharedKey, PublicKey, ResourceId};
+use serde::{Deserialize, Serialize};
+
+/// This device asks for one resource; also how a lease is renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessRequest {
+    /// Which.
+    pub resource: ResourceId,
+}
+
+/// The coordinator's answer. `Granted` comes only after the gateway has acknowledged the grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+pub enum AccessReply {
+    /// Yes; replaces any grant that the device held for the resource.
+    Granted(Granted),
+    /// No; ends any grant that the device held for the resource.
+    Denied {
+        /// Why.
+        reason: DenyReason,
+    },
+}
+
+/// The client's side of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Its id.
+    pub grant: GrantId,
+    /// For which resource.
+    pub resource: ResourceId,
+    /// What may pass.
+    pub filter: Filter,
+    /// How long it holds, from now, unless renewed.
+    pub lease: Duration,
+    /// The gateway's WireGuard key.
+    pub gateway: PublicKey,
+    /// The pair's preshared key.
+    pub preshared_key: PresharedKey,
+    /// Where the gateway may be reached.
+    pub candidates: Vec<Candidate>,
+}
