@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The node's brain, sans-IO, in two halves that share one immutable table.
+//!
+//! ```text
+//!  coordinator messages, DNS, timers          packets from TUN and UDP
+//!                 │                                     │
+//!            ┌────▼────┐   ForwardingTable (g)    ┌──────▼─────┐
+//!            │ Engine  ├─────────────────────────►│ Forwarder  │
+//!            │ control │◄─────────────────────────┤ data       │
+//!            └─────────┘   misses, Applied(g)     └────────────┘
+//! ```
+//!
+//! [`Engine`] owns grants, the catalogue, leases, held packets and DNS answers, and publishes a new numbered
+//! [`ForwardingTable`] with every change. [`Forwarder`] owns WireGuard tunnels and flows (one per packet lane), decides
+//! every packet by the table that it was last given, and resets the flows that a new table no longer allows.
+//! Neither sees a socket, a thread, tokio or a clock.
+//!
+//! - [`table`]: what the two share
+//! - `engine`: control, with `dns`: answers for the zone
+//! - `forwarder`: data; [`counters`]: every drop has a reason
+
+pub mod counters;
+pub mod table;
+
+mod engine;
+mod forwarder;
+
+pub use counters::{Counters, DropReason};
+pub use engine::{DnsVerdict, Engine, EngineEvent, HeldStatus};
+pub use forwarder::{Forwarder, ForwarderSink, Miss, PeerStatus};
+pub use table::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};

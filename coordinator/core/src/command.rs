@@ -1,0 +1,95 @@
+//! What an admin may ask for, after the text was parsed: values are valid, but what they name may not exist.
+
+use std::time::Duration;
+
+use postern_model::{
+    ApiKeyId, DeviceId, Filter, Fqdn, GroupName, PolicyId, ResourceName, SiteName, Subject, Target, TokenId, UserName,
+};
+
+/// A change that an admin asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant says it all")]
+pub enum Command {
+    AddUser { name: UserName, groups: Vec<GroupName> },
+    SuspendUser { name: UserName },
+    ResumeUser { name: UserName },
+    RemoveUser { name: UserName },
+    AddGroup { name: GroupName },
+    AddMember { group: GroupName, user: UserName },
+    RemoveMember { group: GroupName, user: UserName },
+    RemoveGroup { name: GroupName },
+    AddSite { name: SiteName },
+    AddResource { name: ResourceName, site: SiteName, target: Target, filter: Filter, aliases: Vec<Fqdn> },
+    EditResource { name: ResourceName, edit: ResourceEdit },
+    RemoveResource { name: ResourceName },
+    Allow { subject: Subject, resource: ResourceName },
+    RemovePolicy { id: PolicyId },
+    /// The secret is made by the shell and only its hash comes here.
+    CreateToken { owner: TokenOwner, expires_in: Duration, uses: u32, secret_hash: postern_model::Sha256 },
+    WithdrawToken { id: TokenId },
+    RevokeDevice { id: DeviceId },
+    RemoveDevice { id: DeviceId },
+    CreateApiKey { name: String, secret_hash: postern_model::Sha256 },
+    RevokeApiKey { id: ApiKeyId },
+}
+
+/// What to change of a resource; `None` leaves it as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceEdit {
+    /// Where its packets go.
+    pub target: Option<Target>,
+    /// What is open, as a whole.
+    pub filter: Option<Filter>,
+    /// All its aliases.
+    pub aliases: Option<Vec<Fqdn>>,
+}
+
+/// Whose the devices become that enrol with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenOwner {
+    /// A person's.
+    User(UserName),
+    /// Gateways of a site.
+    Site(SiteName),
+}
+
+/// What a command made or touched, once it is committed: the id of the thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant says it all")]
+pub enum Touched {
+    User(postern_model::UserId),
+    Group(postern_model::GroupId),
+    Site(postern_model::SiteId),
+    Resource(postern_model::ResourceId),
+    Policy(PolicyId),
+    Token(TokenId),
+    Device(DeviceId),
+    ApiKey(ApiKeyId),
+}
+
+/// Why a command was refused: nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It names something that is not there.
+    #[error("there is no {kind} '{name}'; see '{list}'")]
+    NotFound {
+        /// `user`, `group`, …
+        kind: &'static str,
+        /// As given.
+        name: String,
+        /// The command that lists them: `postern-coordinator user list`.
+        list: &'static str,
+    },
+    /// It would make a second of something that is one of a kind.
+    #[error("{what}")]
+    Conflict {
+        /// A sentence: what is there already, and what to do.
+        what: String,
+    },
+    /// It makes no sense as it stands.
+    #[error("{what}")]
+    Invalid {
+        /// A sentence: what is wrong, and what would be right.
+        what: String,
+    },
+}
