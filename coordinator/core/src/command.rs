@@ -10,27 +10,80 @@ use postern_model::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant says it all")]
 pub enum Command {
-    AddUser { name: UserName, groups: Vec<GroupName> },
-    SuspendUser { name: UserName },
-    ResumeUser { name: UserName },
-    RemoveUser { name: UserName },
-    AddGroup { name: GroupName },
-    AddMember { group: GroupName, user: UserName },
-    RemoveMember { group: GroupName, user: UserName },
-    RemoveGroup { name: GroupName },
-    AddSite { name: SiteName },
-    AddResource { name: ResourceName, site: SiteName, target: Target, filter: Filter, aliases: Vec<Fqdn> },
-    EditResource { name: ResourceName, edit: ResourceEdit },
-    RemoveResource { name: ResourceName },
-    Allow { subject: Subject, resource: ResourceName },
-    RemovePolicy { id: PolicyId },
+    AddUser {
+        name: UserName,
+        groups: Vec<GroupName>,
+    },
+    SuspendUser {
+        name: UserName,
+    },
+    ResumeUser {
+        name: UserName,
+    },
+    RemoveUser {
+        name: UserName,
+    },
+    AddGroup {
+        name: GroupName,
+    },
+    AddMember {
+        group: GroupName,
+        user: UserName,
+    },
+    RemoveMember {
+        group: GroupName,
+        user: UserName,
+    },
+    RemoveGroup {
+        name: GroupName,
+    },
+    AddSite {
+        name: SiteName,
+    },
+    AddResource {
+        name: ResourceName,
+        site: SiteName,
+        target: Target,
+        filter: Filter,
+        aliases: Vec<Fqdn>,
+    },
+    EditResource {
+        name: ResourceName,
+        edit: ResourceEdit,
+    },
+    RemoveResource {
+        name: ResourceName,
+    },
+    Allow {
+        subject: Subject,
+        resource: ResourceName,
+    },
+    RemovePolicy {
+        id: PolicyId,
+    },
     /// The secret is made by the shell and only its hash comes here.
-    CreateToken { owner: TokenOwner, expires_in: Duration, uses: u32, secret_hash: postern_model::Sha256 },
-    WithdrawToken { id: TokenId },
-    RevokeDevice { id: DeviceId },
-    RemoveDevice { id: DeviceId },
-    CreateApiKey { name: String, secret_hash: postern_model::Sha256 },
-    RevokeApiKey { id: ApiKeyId },
+    CreateToken {
+        owner: TokenOwner,
+        expires_in: Duration,
+        uses: u32,
+        secret_hash: postern_model::Sha256,
+    },
+    WithdrawToken {
+        id: TokenId,
+    },
+    RevokeDevice {
+        id: DeviceId,
+    },
+    RemoveDevice {
+        id: DeviceId,
+    },
+    CreateApiKey {
+        name: String,
+        secret_hash: postern_model::Sha256,
+    },
+    RevokeApiKey {
+        id: ApiKeyId,
+    },
 }
 
 /// What to change of a resource; `None` leaves it as it is.

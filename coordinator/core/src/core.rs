@@ -3,10 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use postern_model::{
-    DeviceId, Posture, PublicKey, SecretBytes, Sha256, Timestamp, TokenId,
-    audit::Actor,
-    change::Batch,
-    record::World,
+    DeviceId, Posture, PublicKey, SecretBytes, Sha256, Timestamp, TokenId, audit::Actor, change::Batch, record::World,
 };
 use postern_wire::{AccessRequest, EnrolRefusal, Hello, NodeMessage};
 
@@ -81,46 +78,104 @@ pub struct Core {
 #[allow(clippy::todo, unused_variables, missing_docs)]
 impl Core {
     /// A core over what the store holds. Every device is away; grants go on.
-    pub fn new(world: World, config: CoreConfig) -> Self { todo!() }
+    pub fn new(world: World, config: CoreConfig) -> Self {
+        todo!()
+    }
 
     /// The state as last applied, for listing.
-    pub fn world(&self) -> &World { todo!() }
+    pub fn world(&self) -> &World {
+        todo!()
+    }
 
     /// Whether the device has a session, and since when and from where.
-    pub fn presence(&self, device: DeviceId) -> Option<(Timestamp, SocketAddr)> { todo!() }
+    pub fn presence(&self, device: DeviceId) -> Option<(Timestamp, SocketAddr)> {
+        todo!()
+    }
 
     /// An admin's change, with everything that it re-decides (grants that it ends) in the same batch.
-    pub fn propose_command(&self, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<Proposal<Touched>, Refusal> { todo!() }
+    pub fn propose_command(
+        &self,
+        actor: &Actor,
+        command: &Command,
+        env: &mut Env<'_>,
+    ) -> Result<Proposal<Touched>, Refusal> {
+        todo!()
+    }
 
     /// A device that wants to enrol. A refusal is also a proposal: its batch holds only the audit entry.
-    pub fn propose_enrolment(&self, proof: &EnrolProof, env: &mut Env<'_>) -> Proposal<Result<Enrolment, EnrolRefusal>> { todo!() }
+    pub fn propose_enrolment(
+        &self,
+        proof: &EnrolProof,
+        env: &mut Env<'_>,
+    ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
+        todo!()
+    }
 
     /// Whether a device with this id and device key may connect now.
-    pub fn authorize_device(&self, device: DeviceId, key: &Sha256) -> bool { todo!() }
+    pub fn authorize_device(&self, device: DeviceId, key: &Sha256) -> bool {
+        todo!()
+    }
 
     /// A device opened its session: yields `Send(Welcome)`. Supersedes an older session of the same device:
     /// if its `Hello::instance` differs, that one is told `Evicted{Superseded}` and closed.
     /// `renew_certificate_in` goes into the welcome.
-    pub fn propose_connect(&self, device: DeviceId, hello: &Hello, from: SocketAddr, env: &mut Env<'_>) -> Proposal<()> { todo!() }
-    pub fn handle_connected(&mut self, device: DeviceId, connection: u64, hello: &Hello, from: SocketAddr, renew_certificate_in: Duration, now: Timestamp) { todo!() }
+    pub fn propose_connect(
+        &self,
+        device: DeviceId,
+        hello: &Hello,
+        from: SocketAddr,
+        env: &mut Env<'_>,
+    ) -> Proposal<()> {
+        todo!()
+    }
+    pub fn handle_connected(
+        &mut self,
+        device: DeviceId,
+        connection: u64,
+        hello: &Hello,
+        from: SocketAddr,
+        renew_certificate_in: Duration,
+        now: Timestamp,
+    ) {
+        todo!()
+    }
 
     /// The connection with this number ended; ignored when a newer one took its place.
-    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64, now: Timestamp) { todo!() }
+    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64, now: Timestamp) {
+        todo!()
+    }
 
     /// A message in the session (not `RenewCertificate`, which the shell answers itself).
-    pub fn handle_message(&mut self, device: DeviceId, message: NodeMessage, now: Timestamp) { todo!() }
+    pub fn handle_message(&mut self, device: DeviceId, message: NodeMessage, now: Timestamp) {
+        todo!()
+    }
 
     /// A device asks for a resource. The decision is in the batch; after `apply`, the answer comes as
     /// `Effect::Answer` with this ticket, at once when denied, after the gateway's acknowledgement when allowed.
-    pub fn propose_access(&self, device: DeviceId, request: &AccessRequest, env: &mut Env<'_>) -> Proposal<AccessTicket> { todo!() }
+    pub fn propose_access(
+        &self,
+        device: DeviceId,
+        request: &AccessRequest,
+        env: &mut Env<'_>,
+    ) -> Proposal<AccessTicket> {
+        todo!()
+    }
 
     /// Leases that ran out and gateways that did not acknowledge in time.
-    pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> { todo!() }
-    pub fn poll_timeout(&self) -> Option<Timestamp> { todo!() }
+    pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
+        todo!()
+    }
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        todo!()
+    }
 
     /// Takes over what was committed.
-    pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp) -> T { todo!() }
+    pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp) -> T {
+        todo!()
+    }
 
     /// The next thing to do.
-    pub fn poll_effect(&mut self) -> Option<Effect> { todo!() }
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        todo!()
+    }
 }

@@ -34,11 +34,30 @@ pub enum DropReason {
 impl DropReason {
     /// All of them, in the order of [`Counters`].
     pub const ALL: [Self; 24] = [
-        Self::Malformed, Self::Fragment, Self::UnsupportedProtocol, Self::ForeignSource, Self::UnknownDestination,
-        Self::NoGrant, Self::PortClosed, Self::LeaseExpired, Self::NoFlow, Self::FlowTableFull, Self::TargetUnresolved,
-        Self::TargetFamily, Self::PendingFull, Self::PendingTimeout, Self::AccessDenied, Self::NoSession,
-        Self::NotAuthentic, Self::Replayed, Self::UnknownPeer, Self::HandshakeLimit, Self::NotWireGuard, Self::TooBig,
-        Self::SocketFull, Self::ReplyLimit,
+        Self::Malformed,
+        Self::Fragment,
+        Self::UnsupportedProtocol,
+        Self::ForeignSource,
+        Self::UnknownDestination,
+        Self::NoGrant,
+        Self::PortClosed,
+        Self::LeaseExpired,
+        Self::NoFlow,
+        Self::FlowTableFull,
+        Self::TargetUnresolved,
+        Self::TargetFamily,
+        Self::PendingFull,
+        Self::PendingTimeout,
+        Self::AccessDenied,
+        Self::NoSession,
+        Self::NotAuthentic,
+        Self::Replayed,
+        Self::UnknownPeer,
+        Self::HandshakeLimit,
+        Self::NotWireGuard,
+        Self::TooBig,
+        Self::SocketFull,
+        Self::ReplyLimit,
     ];
 
     /// The label used in `postern status --json` and metrics.

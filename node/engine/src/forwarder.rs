@@ -45,25 +45,53 @@ pub struct Forwarder {}
 
 impl Forwarder {
     /// A forwarder that drops everything until it is given a table.
-    pub fn new(private: PrivateKey, now: Moment) -> Self { todo!() }
+    pub fn new(private: PrivateKey, now: Moment) -> Self {
+        todo!()
+    }
     /// Takes a table: adds and drops peers, and resets every flow that it no longer allows (RST to both ends).
-    pub fn handle_table(&mut self, table: Arc<ForwardingTable>, sink: &mut impl ForwarderSink, now: Moment) { todo!() }
+    pub fn handle_table(&mut self, table: Arc<ForwardingTable>, sink: &mut impl ForwarderSink, now: Moment) {
+        todo!()
+    }
     /// The table in force.
-    pub fn generation(&self) -> Option<Generation> { todo!() }
+    pub fn generation(&self) -> Option<Generation> {
+        todo!()
+    }
     /// A packet read from TUN, or one replayed after its grant came.
-    pub fn handle_packet(&mut self, packet: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) { todo!() }
+    pub fn handle_packet(&mut self, packet: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
+        todo!()
+    }
     /// Held packets that no grant came for: answered (RST, ICMP) so that the user sees a refusal.
-    pub fn handle_refused(&mut self, packet: &[u8], reason: crate::DropReason, sink: &mut impl ForwarderSink, now: Moment) { todo!() }
+    pub fn handle_refused(
+        &mut self,
+        packet: &[u8],
+        reason: crate::DropReason,
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) {
+        todo!()
+    }
     /// A datagram read from the WireGuard socket.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) { todo!() }
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
+        todo!()
+    }
     /// Timers: handshakes, keepalives, idle flows, leases that ran out.
-    pub fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, now: Moment) { todo!() }
+    pub fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, now: Moment) {
+        todo!()
+    }
     /// When to call [`Self::handle_timeout`] next.
-    pub fn poll_timeout(&self) -> Option<Moment> { todo!() }
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        todo!()
+    }
     /// Counts.
-    pub fn counters(&self) -> &Counters { todo!() }
+    pub fn counters(&self) -> &Counters {
+        todo!()
+    }
     /// Drops that happened in the shell, such as a full socket.
-    pub fn counters_mut(&mut self) -> &mut Counters { todo!() }
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        todo!()
+    }
     /// For showing.
-    pub fn peers(&self) -> Vec<PeerStatus> { todo!() }
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        todo!()
+    }
 }

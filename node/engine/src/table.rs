@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use postern_model::{DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, PublicKey, ResourceId};
+use postern_model::{
+    DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, PublicKey, ResourceId,
+};
 use rustc_hash::FxHashMap;
 
 /// Numbers the tables of one engine, rising.

@@ -22,9 +22,13 @@ pub struct PrivateKey(SecretBytes);
 
 impl PrivateKey {
     /// Clamps and takes over 32 random bytes.
-    pub fn from_bytes(bytes: SecretBytes) -> Self { todo!() }
+    pub fn from_bytes(bytes: SecretBytes) -> Self {
+        todo!()
+    }
     /// Its public half.
-    pub fn public(&self) -> PublicKey { todo!() }
+    pub fn public(&self) -> PublicKey {
+        todo!()
+    }
 }
 
 /// What the first bytes of a datagram say it is. Nothing is authenticated yet.
@@ -33,14 +37,22 @@ impl PrivateKey {
 pub enum Kind {
     Initiation,
     /// To the tunnel with this index.
-    Response { tunnel: u32 },
-    CookieReply { tunnel: u32 },
-    Data { tunnel: u32 },
+    Response {
+        tunnel: u32,
+    },
+    CookieReply {
+        tunnel: u32,
+    },
+    Data {
+        tunnel: u32,
+    },
 }
 
 /// Reads a datagram's header; `None` when it is not WireGuard. The tunnel index is the receiver index without its
 /// low 8 bits, which number the sessions of one tunnel.
-pub fn classify(datagram: &[u8]) -> Option<Kind> { todo!() }
+pub fn classify(datagram: &[u8]) -> Option<Kind> {
+    todo!()
+}
 
 /// Stands before all tunnels of a node.
 pub struct Gate {}
@@ -57,9 +69,13 @@ pub enum Admission<'a> {
 
 impl Gate {
     /// For the node with this key.
-    pub fn new(private: &PrivateKey) -> Self { todo!() }
+    pub fn new(private: &PrivateKey) -> Self {
+        todo!()
+    }
     /// Checks an initiation's MACs (section 5.4.4 and 5.4.7) and reads the peer's public key from it.
-    pub fn admit<'a>(&mut self, initiation: &[u8], from: SocketAddr, out: &'a mut [u8], now: Moment) -> Admission<'a> { todo!() }
+    pub fn admit<'a>(&mut self, initiation: &[u8], from: SocketAddr, out: &'a mut [u8], now: Moment) -> Admission<'a> {
+        todo!()
+    }
 }
 
 /// What came of sealing a packet.
@@ -113,21 +129,50 @@ pub struct Tunnel {}
 
 impl Tunnel {
     /// `index` (24 bits) is unique among the node's tunnels.
-    pub fn new(private: &PrivateKey, peer: PublicKey, preshared: Option<&PresharedKey>, index: u32, now: Moment) -> Self { todo!() }
+    pub fn new(
+        private: &PrivateKey,
+        peer: PublicKey,
+        preshared: Option<&PresharedKey>,
+        index: u32,
+        now: Moment,
+    ) -> Self {
+        todo!()
+    }
     /// Encrypts one IP packet into `out` (at least `packet.len() + OVERHEAD`, and [`MIN_BUFFER`]).
-    pub fn seal<'a>(&mut self, packet: &[u8], out: &'a mut [u8], now: Moment) -> Sealed<'a> { todo!() }
+    pub fn seal<'a>(&mut self, packet: &[u8], out: &'a mut [u8], now: Moment) -> Sealed<'a> {
+        todo!()
+    }
     /// Takes a datagram whose [`Kind`] or [`Gate`] named this tunnel. `out` at least as long as the datagram and [`MIN_BUFFER`].
-    pub fn handle_datagram<'a>(&mut self, datagram: &[u8], out: &'a mut [u8], now: Moment) -> Result<Opened<'a>, TunnelError> { todo!() }
+    pub fn handle_datagram<'a>(
+        &mut self,
+        datagram: &[u8],
+        out: &'a mut [u8],
+        now: Moment,
+    ) -> Result<Opened<'a>, TunnelError> {
+        todo!()
+    }
     /// A handshake initiation to send, unless one is under way that is younger than REKEY_TIMEOUT.
-    pub fn start_handshake<'a>(&mut self, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> { todo!() }
+    pub fn start_handshake<'a>(&mut self, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> {
+        todo!()
+    }
     /// What the timers want sent now (retransmitted initiation, rekey, keepalive); call until `None`.
-    pub fn handle_timeout<'a>(&mut self, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> { todo!() }
+    pub fn handle_timeout<'a>(&mut self, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> {
+        todo!()
+    }
     /// When to call [`Self::handle_timeout`] next.
-    pub fn poll_timeout(&self) -> Option<Moment> { todo!() }
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        todo!()
+    }
     /// Whether a packet could be sealed now.
-    pub fn has_session(&self, now: Moment) -> bool { todo!() }
+    pub fn has_session(&self, now: Moment) -> bool {
+        todo!()
+    }
     /// Whether handshakes were given up (REKEY_ATTEMPT_TIME) since the last session.
-    pub fn is_unreachable(&self) -> bool { todo!() }
+    pub fn is_unreachable(&self) -> bool {
+        todo!()
+    }
     /// For showing.
-    pub fn stats(&self) -> TunnelStats { todo!() }
+    pub fn stats(&self) -> TunnelStats {
+        todo!()
+    }
 }

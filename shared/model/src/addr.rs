@@ -71,10 +71,9 @@ impl NetworkRanges {
     }
 
     fn at(&self, base: Ipv4Addr, subnet: u16, index: u32) -> Option<OverlayAddr> {
-        (FIRST_INDEX..=LAST_INDEX).contains(&index).then(|| OverlayAddr {
-            v4: (u32::from(base) + index).into(),
-            v6: self.v6(subnet, index),
-        })
+        (FIRST_INDEX..=LAST_INDEX)
+            .contains(&index)
+            .then(|| OverlayAddr { v4: (u32::from(base) + index).into(), v6: self.v6(subnet, index) })
     }
 
     /// The devices' ranges with their prefix lengths.

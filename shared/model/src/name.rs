@@ -13,7 +13,8 @@ pub struct NameError {
     rule: &'static str,
 }
 
-const LABEL_RULE: &str = "use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit (like 'orders-db')";
+const LABEL_RULE: &str =
+    "use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit (like 'orders-db')";
 const USER_RULE: &str = "use 1 to 128 lower-case letters, digits and '.', '_', '-', '+', '@', beginning with a letter or digit (like 'alice' or 'alice@example.com')";
 const FQDN_RULE: &str =
     "use a DNS name of at most 253 characters whose labels hold letters, digits and '-' (like 'wiki.example.com')";

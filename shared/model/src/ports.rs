@@ -8,7 +8,9 @@ use crate::text::serde_as_text;
 
 /// Why a port list was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a port list: use ports and ranges between 1 and 65535, like '443', '80,443' or '8000-8100', or 'any'")]
+#[error(
+    "'{0}' is not a port list: use ports and ranges between 1 and 65535, like '443', '80,443' or '8000-8100', or 'any'"
+)]
 pub struct PortsError(String);
 
 /// An inclusive range of ports, `first <= last`, neither of them 0.
@@ -54,7 +56,9 @@ impl PortSet {
         let mut merged: Vec<PortRange> = Vec::with_capacity(ranges.len());
         for range in ranges {
             match merged.last_mut() {
-                Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => last.last = last.last.max(range.last),
+                Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => {
+                    last.last = last.last.max(range.last)
+                }
                 _ => merged.push(range),
             }
         }

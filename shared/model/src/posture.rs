@@ -27,6 +27,11 @@ impl Posture {
     #[must_use]
     pub fn bounded(self) -> Self {
         let bound = |text: String| text.chars().filter(|c| !c.is_control()).take(Self::MAX_FIELD).collect();
-        Self { hostname: bound(self.hostname), os: bound(self.os), kernel: bound(self.kernel), version: bound(self.version) }
+        Self {
+            hostname: bound(self.hostname),
+            os: bound(self.os),
+            kernel: bound(self.kernel),
+            version: bound(self.version),
+        }
     }
 }

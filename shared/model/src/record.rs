@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ApiKeyId, DeviceId, Filter, Fqdn, GroupId, GroupName, NetworkRanges, OverlayAddr, PolicyId, Posture, PublicKey,
-    ResourceId, ResourceName, Revision, Sha256, SiteId, SiteName, Target, Timestamp, TokenId, UserId, UserName, grant::Grant,
+    ResourceId, ResourceName, Revision, Sha256, SiteId, SiteName, Target, Timestamp, TokenId, UserId, UserName,
+    grant::Grant,
 };
 
 /// The network itself: one row, made at the coordinator's first start.

@@ -17,7 +17,9 @@ pub enum Target {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Neither an address nor a DNS name.
-    #[error("'{0}' is not a target: use an IP address (like 10.0.0.5) or a DNS name (like db.corp.example.com); ports go into --tcp and --udp")]
+    #[error(
+        "'{0}' is not a target: use an IP address (like 10.0.0.5) or a DNS name (like db.corp.example.com); ports go into --tcp and --udp"
+    )]
     Malformed(String),
     /// Not the address of one host.
     #[error("'{0}' can't be a target: it is not the address of a single host")]

@@ -51,7 +51,9 @@ pub enum Host {
 
 /// A text that is not `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not HOST:PORT: write it like 'coordinator.example.com:8443', '203.0.113.5:8443' or '[2001:db8::5]:8443'")]
+#[error(
+    "'{0}' is not HOST:PORT: write it like 'coordinator.example.com:8443', '203.0.113.5:8443' or '[2001:db8::5]:8443'"
+)]
 pub struct HostPortError(String);
 
 impl fmt::Display for HostPort {
@@ -68,7 +70,11 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, HostPortError> {
         let error = || HostPortError(text.to_owned());
         if let Ok(addr) = text.parse::<std::net::SocketAddr>() {
-            return if addr.port() == 0 { Err(error()) } else { Ok(Self { host: Host::Ip(addr.ip()), port: addr.port() }) };
+            return if addr.port() == 0 {
+                Err(error())
+            } else {
+                Ok(Self { host: Host::Ip(addr.ip()), port: addr.port() })
+            };
         }
         let (name, port) = text.rsplit_once(':').ok_or_else(error)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;

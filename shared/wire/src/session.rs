@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey, PublicKey,
-    ResourceId, ResourceName, Revision, SiteId, Target,
+    Candidate, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
+    PublicKey, ResourceId, ResourceName, Revision, SiteId, Target,
 };
 use serde::{Deserialize, Serialize};
 
@@ -186,9 +186,13 @@ pub enum CoordinatorMessage {
 #[serde(rename_all = "snake_case")]
 pub enum Eviction {
     /// An admin revoked or removed the device.
-    #[error("this device was revoked; ask your admin for a new join token, then run 'postern logout' and 'postern up TOKEN'")]
+    #[error(
+        "this device was revoked; ask your admin for a new join token, then run 'postern logout' and 'postern up TOKEN'"
+    )]
     Revoked,
     /// Another node runs with this device's identity.
-    #[error("another node connected with this device's identity; if its state directory was copied, run 'postern logout' on one of them and enrol it anew")]
+    #[error(
+        "another node connected with this device's identity; if its state directory was copied, run 'postern logout' on one of them and enrol it anew"
+    )]
     Superseded,
 }
