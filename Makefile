@@ -1,0 +1,40 @@
+# What a newcomer needs: `make demo`, then `make test`. Both run as root on Debian 12 with Rust, and install what they miss.
+
+CARGO ?= cargo
+BINARIES := -p postern-server -p postern-daemon
+
+.PHONY: all demo test lint unit e2e deny deps docs clean
+
+all:
+	$(CARGO) build --release $(BINARIES)
+
+## From a join token to a private resource by name, in network namespaces. KEEP=1 leaves it standing.
+demo: deps
+	$(CARGO) build --release $(BINARIES) -p postern-lab
+	target/release/postern-demo $(if $(KEEP),--keep)
+
+## Everything that has to hold.
+test: deps lint deny
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+## Licences, bans, sources, and known vulnerabilities where their database can be reached.
+deny:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny
+	cargo-deny --workspace check bans licenses sources
+	@if cargo-deny fetch db >/dev/null 2>&1; then cargo-deny --workspace check advisories; \
+	else echo "deny: the advisory database can't be reached from here; known vulnerabilities were not checked"; fi
+
+## The Debian packages that building, the demo and the tests use.
+deps:
+	@integration/lab/install-packages
+
+docs:
+	$(CARGO) doc --workspace --no-deps
+
+clean:
+	$(CARGO) clean

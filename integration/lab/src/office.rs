@@ -1,0 +1,112 @@
+//! The standard scene.
+//!
+//! ```text
+//!                     internet 203.0.113.0/24, 2001:db8:1::/64
+//!        ┌──────────────┬──────────────┬───────────────┐
+//!   coordinator .10  gateway .20    laptop .30      resolver .53
+//!                       │ 10.0.0.1, fd00:10::1
+//!           ┌───────────┴───────────┐   office 10.0.0.0/24, fd00:10::/64
+//!        wiki .5                orders-db .6
+//! ```
+//!
+//! The servers have no route to the internet or to the overlay: what reaches them comes through the gateway.
+
+use anyhow::Result;
+
+use crate::{
+    postern::{Coordinator, Node},
+    process::Background,
+    servers,
+    topology::{Host, Lab, Segment},
+};
+
+/// The coordinator's address.
+pub const COORDINATOR: &str = "203.0.113.10";
+/// The wiki's private address.
+pub const WIKI: &str = "10.0.0.5";
+/// The database's private address.
+pub const DB: &str = "10.0.0.6";
+
+/// The scene, with the coordinator running, the site `office` and the user `alice`.
+#[derive(Debug)]
+pub struct Office {
+    /// What holds it all; the handles before it end first.
+    pub servers: Vec<Background>,
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// The gateway's machine.
+    pub gateway: Host,
+    /// The laptop.
+    pub laptop: Host,
+    /// The first private server.
+    pub wiki: Host,
+    /// The second private server.
+    pub db: Host,
+    /// Where coordinator, gateway and laptop meet.
+    pub internet: Segment,
+    /// Where gateway and servers meet.
+    pub office: Segment,
+    /// Last, so that it is dropped last.
+    pub lab: Lab,
+}
+
+impl Office {
+    /// Builds the scene; `options` go to `postern-coordinator serve`.
+    pub fn new(options: &[&str]) -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let internet = lab.segment("internet")?;
+        let office = lab.segment("office")?;
+        let mut on_internet = |name: &str, last: u8| {
+            let host = lab.host(name)?;
+            host.link("eth0", &internet, &[&format!("203.0.113.{last}/24"), &format!("2001:db8:1::{last}/64")])?;
+            anyhow::Ok(host)
+        };
+        let coordinator_host = on_internet("coordinator", 10)?;
+        let gateway = on_internet("gateway", 20)?;
+        let laptop = on_internet("laptop", 30)?;
+        let resolver = on_internet("resolver", 53)?;
+        gateway.link("eth1", &office, &["10.0.0.1/24", "fd00:10::1/64"])?;
+        let mut in_office = |name: &str, last: u8| {
+            let host = lab.host(name)?;
+            host.link("eth0", &office, &[&format!("10.0.0.{last}/24"), &format!("fd00:10::{last}/64")])?;
+            anyhow::Ok(host)
+        };
+        let wiki = in_office("wiki", 5)?;
+        let db = in_office("orders-db", 6)?;
+
+        let names = [("public.example.com", "198.51.100.7"), ("db.office.example.com", DB)];
+        let servers = vec![servers::dnsmasq(&resolver, "203.0.113.53", &names)?];
+        for host in [&gateway, &laptop] {
+            std::fs::write(host.resolv_conf(), "nameserver 203.0.113.53\n")?;
+        }
+        let coordinator = Coordinator::start(&coordinator_host, COORDINATOR, options)?;
+        coordinator.ctl(&["site", "add", "office"])?;
+        coordinator.ctl(&["user", "add", "alice"])?;
+        Ok(Self { servers, coordinator, gateway, laptop, wiki, db, internet, office, lab })
+    }
+
+    /// Keeps a server running as long as the scene.
+    pub fn serve(&mut self, server: Background) {
+        self.servers.push(server);
+    }
+
+    /// Enrols the gateway for the site.
+    pub fn join_gateway(&self) -> Result<Node> {
+        Node::join(&self.gateway, &self.coordinator.token(&["--site", "office"])?)
+    }
+
+    /// Enrols the laptop for alice.
+    pub fn join_laptop(&self) -> Result<Node> {
+        Node::join(&self.laptop, &self.coordinator.token(&["--user", "alice"])?)
+    }
+
+    /// Serves the wiki on port 80, adds it as a resource, and lets alice reach it.
+    pub fn open_wiki(&mut self) -> Result<()> {
+        let server = servers::nginx(&self.wiki, 80, "hello from the wiki")?;
+        self.serve(server);
+        let words = ["resource", "add", "wiki", "--site", "office", "--target", WIKI, "--tcp", "80", "--icmp"];
+        self.coordinator.ctl(&words)?;
+        self.coordinator.ctl(&["policy", "allow", "user:alice", "wiki"])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The product's own processes, driven through their command lines as people do.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    process::{Background, Output, run},
+    topology::Host,
+    wait::eventually,
+};
+
+/// The port that coordinators in the lab listen on.
+pub const PORT: u16 = 8443;
+
+/// The built binary with this name: from `POSTERN_BIN_DIR`, or beside the running test.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("POSTERN_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let exe = std::env::current_exe()?;
+            let dir = exe.parent().context("the test's directory")?;
+            if dir.ends_with("deps") { dir.parent().context("the target directory")?.to_owned() } else { dir.to_owned() }
+        }
+    };
+    let path = dir.join(name);
+    ensure!(path.exists(), "{} is not built; run 'cargo build' first", path.display());
+    Ok(path)
+}
+
+/// A coordinator in a host.
+#[derive(Debug)]
+pub struct Coordinator {
+    host: Host,
+    state: PathBuf,
+    address: String,
+    options: Vec<String>,
+    process: Option<Background>,
+}
+
+impl Coordinator {
+    /// Starts one that is reached at `address`, with more options for `serve`.
+    pub fn start(host: &Host, address: &str, options: &[&str]) -> Result<Self> {
+        let state = host.dir().join("coordinator");
+        let options = options.iter().map(ToString::to_string).collect();
+        let mut coordinator = Self { host: host.clone(), state, address: address.into(), options, process: None };
+        coordinator.resume()?;
+        Ok(coordinator)
+    }
+
+    /// Starts it again with the same state.
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = self.host.command(&binary("postern-coordinator")?.to_string_lossy());
+        command.arg("serve").arg("--state-dir").arg(&self.state);
+        let address = if self.address.contains(':') { format!("[{}]", self.address) } else { self.address.clone() };
+        command.args(["--public-address", &format!("{address}:{PORT}")]).args(&self.options);
+        let process = self.process.insert(self.host.spawn("coordinator", &mut command)?);
+        let state = &self.state;
+        eventually("the coordinator answers", || {
+            ensure!(process.ended().is_none(), "it ended");
+            ctl(state, &["user", "list"])?.success()
+        })
+        .with_context(|| process.log())?;
+        Ok(())
+    }
+
+    /// Its state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> Result<&mut Background> {
+        self.process.as_mut().context("the coordinator is not running")
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process()?.kill()
+    }
+
+    /// Runs an admin command, whatever comes of it.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        ctl(&self.state, words)
+    }
+
+    /// Runs an admin command with `--json` that must succeed.
+    pub fn ctl(&self, words: &[&str]) -> Result<Value> {
+        let stdout = ctl(&self.state, &[words, &["--json"]].concat())?.success().with_context(|| words.join(" "))?;
+        serde_json::from_str(&stdout).with_context(|| format!("{}: not JSON: {stdout}", words.join(" ")))
+    }
+
+    /// Makes a join token; `words` say for whom (`["--user", "alice"]`).
+    pub fn token(&self, words: &[&str]) -> Result<String> {
+        let token = self.ctl(&[&["token", "create"], words].concat())?;
+        Ok(token["token"].as_str().context("no 'token' in the answer")?.to_owned())
+    }
+
+    /// The rows of a list command whose field `field` is `value`.
+    pub fn find(&self, list: &[&str], field: &str, value: &str) -> Result<Value> {
+        let rows = self.ctl(list)?;
+        let rows = rows.as_array().with_context(|| format!("{}: not a list", list.join(" ")))?;
+        let found = rows.iter().find(|row| row[field] == value);
+        found.cloned().with_context(|| format!("{}: none with {field} = {value}: {rows:?}", list.join(" ")))
+    }
+}
+
+fn ctl(state: &Path, words: &[&str]) -> Result<Output> {
+    run(Command::new(binary("postern-coordinator")?).arg("--state-dir").arg(state).args(words))
+}
+
+/// A node in a host.
+#[derive(Debug)]
+pub struct Node {
+    host: Host,
+    state: PathBuf,
+    process: Option<Background>,
+}
+
+impl Node {
+    /// Starts the daemon.
+    pub fn start(host: &Host) -> Result<Self> {
+        Self::start_in(host, host.dir().join("node"))
+    }
+
+    /// Starts the daemon with this state directory.
+    pub fn start_in(host: &Host, state: PathBuf) -> Result<Self> {
+        let mut node = Self { host: host.clone(), state, process: None };
+        node.resume()?;
+        Ok(node)
+    }
+
+    /// Starts the daemon again with the same state.
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = self.host.command(&binary("postern")?.to_string_lossy());
+        command.arg("daemon").arg("--state-dir").arg(&self.state);
+        self.process = Some(self.host.spawn("node", &mut command)?);
+        eventually("the daemon answers", || {
+            ensure!(self.process.as_mut().is_some_and(|process| process.ended().is_none()), "it ended");
+            self.run(&["status"])?.success()
+        })
+        .with_context(|| self.log())?;
+        Ok(())
+    }
+
+    /// Starts the daemon and brings the node up with a token.
+    pub fn join(host: &Host, token: &str) -> Result<Self> {
+        let node = Self::start(host)?;
+        node.up(Some(token))?;
+        Ok(node)
+    }
+
+    /// `postern up [TOKEN]`; must succeed.
+    pub fn up(&self, token: Option<&str>) -> Result<String> {
+        let words: Vec<_> = ["up"].into_iter().chain(token).collect();
+        self.run(&words)?.success().with_context(|| format!("postern up\n{}", self.log()))
+    }
+
+    /// Where the node is.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// What the daemon printed.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Background::log).unwrap_or_default()
+    }
+
+    /// The running daemon.
+    pub fn process(&mut self) -> Result<&mut Background> {
+        self.process.as_mut().context("the daemon is not running")
+    }
+
+    /// Runs a `postern` command against this node, whatever comes of it.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        let mut command = self.host.command(&binary("postern")?.to_string_lossy());
+        run(command.arg("--state-dir").arg(&self.state).args(words))
+    }
+
+    /// Runs a `postern` command with `--json` that must succeed.
+    pub fn json(&self, words: &[&str]) -> Result<Value> {
+        let stdout = self.run(&[words, &["--json"]].concat())?.success().with_context(|| words.join(" "))?;
+        serde_json::from_str(&stdout).with_context(|| format!("{}: not JSON: {stdout}", words.join(" ")))
+    }
+}

@@ -1,0 +1,235 @@
+//! Hosts and segments: network namespaces joined by bridges.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::process::{Background, Output, run};
+
+const PREFIX: &str = "pstn";
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// A set of hosts. Dropping it ends their processes and removes them.
+#[derive(Debug)]
+pub struct Lab {
+    prefix: String,
+    dir: TempDir,
+    hosts: Vec<String>,
+    keep: bool,
+}
+
+/// A bridge: all hosts on it hear each other.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    namespace: String,
+}
+
+/// A machine: one network namespace, with a directory of its own.
+#[derive(Debug, Clone)]
+pub struct Host {
+    namespace: String,
+    dir: PathBuf,
+}
+
+impl Lab {
+    /// An empty lab. Needs root.
+    ///
+    /// # Errors
+    /// When not root, or when `ip` is missing.
+    pub fn new() -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "the lab makes network namespaces and needs root");
+        sweep()?;
+        let prefix = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().context("make the lab's directory")?;
+        // Servers that drop root must be able to reach what is theirs.
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        Ok(Self { prefix, dir, hosts: Vec::new(), keep: false })
+    }
+
+    /// Leaves everything standing when the lab is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Where hosts keep their files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn namespace(&mut self, name: &str) -> Result<String> {
+        let namespace = format!("{}-{name}", self.prefix);
+        ip(&["netns", "add", &namespace])?;
+        self.hosts.push(namespace.clone());
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// A new segment.
+    pub fn segment(&mut self, name: &str) -> Result<Segment> {
+        let namespace = self.namespace(&format!("sw-{name}"))?;
+        ip(&["-n", &namespace, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &namespace, "link", "set", "br0", "up"])?;
+        Ok(Segment { namespace })
+    }
+
+    /// A new host without links. Its resolver is `/etc/netns/NAME/resolv.conf`, empty at first.
+    pub fn host(&mut self, name: &str) -> Result<Host> {
+        let namespace = self.namespace(name)?;
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir)?;
+        let etc = etc_netns(&namespace);
+        fs::create_dir_all(&etc)?;
+        fs::write(etc.join("resolv.conf"), "")?;
+        Ok(Host { namespace, dir })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.keep {
+            // The directory must outlive this process too.
+            let _ = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a temporary directory")).keep();
+            return;
+        }
+        for namespace in &self.hosts {
+            remove(namespace);
+        }
+    }
+}
+
+impl Host {
+    /// The namespace's name, for `ip netns exec`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A directory for the host's files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The resolv.conf that the host's processes see.
+    pub fn resolv_conf(&self) -> PathBuf {
+        etc_netns(&self.namespace).join("resolv.conf")
+    }
+
+    /// Connects the host to a segment as interface `name` with these addresses (with prefix lengths).
+    pub fn link(&self, name: &str, segment: &Segment, addresses: &[&str]) -> Result<()> {
+        let port = format!("{name}-{}", short(&self.namespace));
+        ip(&[
+            "-n", &segment.namespace, "link", "add", &port, "type", "veth", "peer", "name", name, "netns", &self.namespace,
+        ])?;
+        ip(&["-n", &segment.namespace, "link", "set", &port, "master", "br0", "up"])?;
+        ip(&["-n", &self.namespace, "link", "set", name, "up"])?;
+        for address in addresses {
+            let mut words = vec!["-n", &self.namespace, "addr", "add", address, "dev", name];
+            if address.contains(':') {
+                // Duplicate address detection would keep the address unusable for a second.
+                words.push("nodad");
+            }
+            ip(&words)?;
+        }
+        Ok(())
+    }
+
+    /// Runs `ip` in the host.
+    pub fn ip(&self, words: &[&str]) -> Result<String> {
+        ip(&[&["-n", self.namespace.as_str()], words].concat())
+    }
+
+    /// A command in the host, for those who need more than [`Self::run`].
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, program]).current_dir(&self.dir);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        run(self.command(words[0]).args(&words[1..]))
+    }
+
+    /// Starts a process; it ends when the handle is dropped.
+    pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Background> {
+        Background::spawn(command, &self.dir.join(format!("{name}.log")))
+    }
+}
+
+/// Runs `ip`, and takes its refusal for an error.
+pub fn ip(words: &[&str]) -> Result<String> {
+    let output = run(Command::new("ip").args(words))?;
+    ensure!(output.ok(), "ip {}: {}", words.join(" "), output.stderr.trim());
+    Ok(output.stdout)
+}
+
+fn etc_netns(namespace: &str) -> PathBuf {
+    Path::new("/etc/netns").join(namespace)
+}
+
+/// A part of the namespace's name that fits into an interface name of 15 characters beside its own.
+fn short(namespace: &str) -> &str {
+    let name = namespace.splitn(3, '-').nth(2).unwrap_or(namespace);
+    &name[..name.len().min(9)]
+}
+
+fn remove(namespace: &str) {
+    if let Ok(pids) = run(Command::new("ip").args(["netns", "pids", namespace])) {
+        for pid in pids.stdout.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    let _ = ip(&["netns", "delete", namespace]);
+    let _ = fs::remove_dir_all(etc_netns(namespace));
+}
+
+/// Removes the namespaces of labs whose process is gone.
+fn sweep() -> Result<()> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) && !is_kept(&name) {
+            remove(&name);
+        }
+    }
+    Ok(())
+}
+
+/// Marks a lab that is to stand after its process ended.
+pub fn mark_kept(lab: &Lab) -> Result<()> {
+    fs::create_dir_all("/run/postern-lab")?;
+    fs::write(Path::new("/run/postern-lab").join(&lab.prefix), "")?;
+    Ok(())
+}
+
+fn is_kept(namespace: &str) -> bool {
+    let prefix: Vec<_> = namespace.splitn(3, '-').take(2).collect();
+    Path::new("/run/postern-lab").join(prefix.join("-")).exists()
+}
+
+/// Removes every lab that was kept.
+pub fn remove_kept() -> Result<usize> {
+    let Ok(entries) = fs::read_dir("/run/postern-lab") else { return Ok(0) };
+    let mut removed = 0;
+    for entry in entries {
+        let path = entry?.path();
+        let Some(prefix) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            bail!("odd file in /run/postern-lab")
+        };
+        for namespace in fs::read_dir("/run/netns")?.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())) {
+            if namespace.starts_with(&format!("{prefix}-")) {
+                remove(&namespace);
+            }
+        }
+        fs::remove_file(path)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
