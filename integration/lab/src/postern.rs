@@ -27,7 +27,11 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         None => {
             let exe = std::env::current_exe()?;
             let dir = exe.parent().context("the test's directory")?;
-            if dir.ends_with("deps") { dir.parent().context("the target directory")?.to_owned() } else { dir.to_owned() }
+            if dir.ends_with("deps") {
+                dir.parent().context("the target directory")?.to_owned()
+            } else {
+                dir.to_owned()
+            }
         }
     };
     let path = dir.join(name);
@@ -69,6 +73,11 @@ impl Coordinator {
         })
         .with_context(|| process.log())?;
         Ok(())
+    }
+
+    /// From the next start on it says that it is reached there.
+    pub fn set_address(&mut self, address: &str) {
+        address.clone_into(&mut self.address);
     }
 
     /// Its state directory.

@@ -65,7 +65,8 @@ impl Background {
     /// # Errors
     /// When it can't be started.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
+        let file =
+            File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         Ok(Self { child, log: log.to_owned(), keep: false })

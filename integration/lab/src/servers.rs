@@ -48,7 +48,8 @@ pub fn postgres(host: &Host) -> Result<Background> {
     chown(&data, Some(id("-u")?), Some(id("-g")?))?;
     let data = data.to_string_lossy().into_owned();
     let initdb = bin.join("initdb").to_string_lossy().into_owned();
-    host.run(&["runuser", "-u", "postgres", "--", &initdb, "-D", &data, "-A", "trust", "-U", "postgres", "-N"])?.success()?;
+    host.run(&["runuser", "-u", "postgres", "--", &initdb, "-D", &data, "-A", "trust", "-U", "postgres", "-N"])?
+        .success()?;
     for range in ["0.0.0.0/0", "::/0"] {
         let rules = Path::new(&data).join("pg_hba.conf");
         let text = fs::read_to_string(&rules)?;
@@ -56,7 +57,9 @@ pub fn postgres(host: &Host) -> Result<Background> {
     }
     let mut command = host.command("runuser");
     command.args(["-u", "postgres", "--"]).arg(bin.join("postgres"));
-    command.args(["-D", &data, "-c", "listen_addresses=*", "-c", "fsync=off", "-c"]).arg(format!("unix_socket_directories={data}"));
+    command
+        .args(["-D", &data, "-c", "listen_addresses=*", "-c", "fsync=off", "-c"])
+        .arg(format!("unix_socket_directories={data}"));
     let server = host.spawn("postgres", &mut command)?;
     listening(host, "-t", 5432)?;
     Ok(server)
@@ -88,7 +91,14 @@ pub fn sshd(host: &Host) -> Result<(Background, std::path::PathBuf)> {
 /// A DNS server on port 53 of `address` that knows exactly `names`.
 pub fn dnsmasq(host: &Host, address: &str, names: &[(&str, &str)]) -> Result<Background> {
     let mut command = host.command("/usr/sbin/dnsmasq");
-    command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces", "--user=root", "--pid-file="]);
+    command.args([
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--user=root",
+        "--pid-file=",
+    ]);
     command.arg(format!("--listen-address={address}")).args(["--log-facility=-", "--local-ttl=1"]);
     command.args(names.iter().map(|(name, address)| format!("--address=/{name}/{address}")));
     let server = host.spawn("dnsmasq", &mut command)?;

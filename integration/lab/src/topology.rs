@@ -123,7 +123,18 @@ impl Host {
     pub fn link(&self, name: &str, segment: &Segment, addresses: &[&str]) -> Result<()> {
         let port = format!("{name}-{}", short(&self.namespace));
         ip(&[
-            "-n", &segment.namespace, "link", "add", &port, "type", "veth", "peer", "name", name, "netns", &self.namespace,
+            "-n",
+            &segment.namespace,
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            name,
+            "netns",
+            &self.namespace,
         ])?;
         ip(&["-n", &segment.namespace, "link", "set", &port, "master", "br0", "up"])?;
         ip(&["-n", &self.namespace, "link", "set", name, "up"])?;
@@ -180,7 +191,8 @@ fn short(namespace: &str) -> &str {
 
 fn remove(namespace: &str) {
     if let Ok(pids) = run(Command::new("ip").args(["netns", "pids", namespace])) {
-        for pid in pids.stdout.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+        for pid in
+            pids.stdout.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(rustix::process::Pid::from_raw)
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
@@ -194,7 +206,8 @@ fn sweep() -> Result<()> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+        let owner =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) && !is_kept(&name) {
             remove(&name);
         }
@@ -223,7 +236,9 @@ pub fn remove_kept() -> Result<usize> {
         let Some(prefix) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
             bail!("odd file in /run/postern-lab")
         };
-        for namespace in fs::read_dir("/run/netns")?.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())) {
+        for namespace in
+            fs::read_dir("/run/netns")?.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
+        {
             if namespace.starts_with(&format!("{prefix}-")) {
                 remove(&namespace);
             }
