@@ -1,0 +1,35 @@
+//! The node's private key.
+
+use postern_model::{PublicKey, SecretBytes};
+use x25519_dalek::StaticSecret;
+
+/// A node's X25519 private key: born on the device, never leaves it, wiped when dropped.
+#[derive(Clone)]
+pub struct PrivateKey(StaticSecret);
+
+impl PrivateKey {
+    /// Takes over 32 random bytes.
+    pub fn from_bytes(bytes: &SecretBytes) -> Self {
+        Self(StaticSecret::from(*bytes.expose()))
+    }
+
+    /// The key's public half, which is the node's WireGuard identity.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// The secret itself, for the state file and the root-only UAPI socket.
+    pub fn expose(&self) -> SecretBytes {
+        SecretBytes::new(self.0.to_bytes())
+    }
+
+    pub(crate) fn secret(&self) -> &StaticSecret {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateKey(…)")
+    }
+}
