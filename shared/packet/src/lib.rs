@@ -1,1 +1,20 @@
-//! Placeholder.
+//! IP packets as bytes: one parse into a five-tuple, rewriting and translating with right checksums, and answers.
+//!
+//! Everything works on slices and trusts nothing in them. A fragment has no ports and is an error of its own; a protocol that
+//! is not understood is [`Transport::Other`] and never has ports, also behind IPv6 extension headers. Imports nothing of ours.
+//!
+//! - [`parse`](fn@parse): bytes → [`Parsed`]; [`Parsed::tcp`], [`Parsed::quoted`] look further
+//! - [`rewrite`](fn@rewrite): other addresses and ports, also of the other IP family (RFC 7915)
+//! - [`answer`]: resets, "administratively prohibited", "too big"
+//! - [`checksum`]: RFC 1071 and RFC 1624
+
+pub mod answer;
+pub mod checksum;
+mod icmp;
+mod parse;
+mod rewrite;
+mod tcp;
+
+pub use parse::{ParseError, Parsed, Quoted, Transport, parse};
+pub use rewrite::{Endpoints, RewriteError, rewrite, rewrite_error};
+pub use tcp::{TcpFlags, TcpSegment, clamp_mss};
