@@ -83,7 +83,9 @@ pub fn clamp_mss(packet: &mut [u8], parsed: &Parsed, mtu: u16) {
                     let old = u16::from_be_bytes([packet[at + 2], packet[at + 3]]);
                     if old > most {
                         // The option may lie at an odd offset; then its bytes count swapped.
-                        let place = |value: u16| if (at - parsed.offset) % 2 == 0 { value } else { value.swap_bytes() };
+                        let place = |value: u16| {
+                            if (at - parsed.offset).is_multiple_of(2) { value } else { value.swap_bytes() }
+                        };
                         let sum = |value: u16| checksum::Sum::default().word(place(value));
                         let field = parsed.offset + 16;
                         let before = u16::from_be_bytes([packet[field], packet[field + 1]]);
