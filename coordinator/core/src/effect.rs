@@ -5,15 +5,28 @@ use postern_wire::{AccessReply, CoordinatorMessage};
 
 use crate::AccessTicket;
 
-/// One thing to do.
+/// One thing to do. Messages and closes name the connection that they are for, since a device's newer connection may have
+/// taken the place of an older one; the shell drops what is for a connection that is gone.
 #[derive(Debug)]
 pub enum Effect {
-    /// Send this in the device's session; drop it if there is none.
-    Send(DeviceId, CoordinatorMessage),
+    /// Send this in the session.
+    Send {
+        /// Whose.
+        device: DeviceId,
+        /// On which connection.
+        connection: u64,
+        /// What.
+        message: CoordinatorMessage,
+    },
     /// Answer this access request.
     Answer(AccessTicket, AccessReply),
-    /// Close the device's connection with this code of [`postern_wire::close`], after what was sent before.
-    Close(DeviceId, u32),
-    /// The proposal of an access request, a change or a lease's end is due: call `propose_timeout` right away.
-    Due,
+    /// Close the connection with this code of [`postern_wire::close`], after what was sent before.
+    Close {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        connection: u64,
+        /// Why.
+        code: u32,
+    },
 }

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Who may reach what. Pure: the facts and the time come in, a decision comes out.
+//!
+//! [`decide`] is the one place where access is decided: for a first request, for a renewal and for every re-decision.
+//! Policies are compiled into a [`PolicySet`], indexed by principal and by resource, so that a decision looks at the few
+//! principals that a device is and never at all policies.
+//!
+//! - [`PolicySet`]: the compiled policies
+//! - [`Facts`]: what is known of users, groups, devices and resources; the coordinator's state, or that state as it would be
+//!   after a change
+//! - [`decide`], [`visible`]: one resource, or all that a device may know of
+
+mod decide;
+mod policy_set;
+
+pub use decide::{Facts, Principals, decide, principals, visible};
+pub use policy_set::PolicySet;
