@@ -69,7 +69,11 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn from_sqlite(error: &rusqlite::Error, doing: &'static str, path: &std::path::Path) -> Self {
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
         let (path, cause) = (path.to_owned(), error.to_string());
+        if matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)) {
+            return Self::Corrupt { path, what: cause };
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { doing, path },
             Some(

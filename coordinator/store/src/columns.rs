@@ -1,0 +1,92 @@
+//! Between the model's types and columns: whatever has a text form is kept as that text.
+
+use std::{error::Error, fmt::Display, str::FromStr};
+
+use postern_model::{
+    DeviceId, Filter, GroupId, OverlayAddr, SiteId, Timestamp, UserId,
+    record::{Owner, Principal},
+};
+use rusqlite::{
+    Row,
+    types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
+};
+
+/// A value in a TEXT column, through `Display` and `FromStr`.
+pub(crate) struct Text<T>(pub(crate) T);
+
+impl<T: Display> ToSql for Text<T> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.to_string().into())
+    }
+}
+
+impl<T: FromStr<Err: Error + Send + Sync + 'static>> FromSql for Text<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// Reads the columns of one row by name.
+pub(crate) trait Columns {
+    fn text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<T>;
+    fn time(&self, column: &str) -> rusqlite::Result<Timestamp>;
+    fn filter(&self) -> rusqlite::Result<Filter>;
+    fn addr(&self) -> rusqlite::Result<OverlayAddr>;
+    fn owner(&self) -> rusqlite::Result<Owner>;
+    fn principal(&self) -> rusqlite::Result<Principal>;
+}
+
+impl Columns for Row<'_> {
+    fn text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<T> {
+        self.get::<_, Text<T>>(column).map(|text| text.0)
+    }
+
+    fn time(&self, column: &str) -> rusqlite::Result<Timestamp> {
+        self.get(column).map(Timestamp::from_unix_millis)
+    }
+
+    fn filter(&self) -> rusqlite::Result<Filter> {
+        Ok(Filter { tcp: self.text("tcp")?, udp: self.text("udp")?, icmp: self.get("icmp")? })
+    }
+
+    fn addr(&self) -> rusqlite::Result<OverlayAddr> {
+        Ok(OverlayAddr { v4: self.text("v4")?, v6: self.text("v6")? })
+    }
+
+    fn owner(&self) -> rusqlite::Result<Owner> {
+        // The table's CHECK sees to it that exactly one is there.
+        match self.get::<_, Option<Text<UserId>>>("user_id")? {
+            Some(user) => Ok(Owner::User(user.0)),
+            None => Ok(Owner::Site(self.text("site_id")?)),
+        }
+    }
+
+    fn principal(&self) -> rusqlite::Result<Principal> {
+        if let Some(user) = self.get::<_, Option<Text<UserId>>>("user_id")? {
+            return Ok(Principal::User(user.0));
+        }
+        if let Some(group) = self.get::<_, Option<Text<GroupId>>>("group_id")? {
+            return Ok(Principal::Group(group.0));
+        }
+        Ok(Principal::Device(self.text("device_id")?))
+    }
+}
+
+/// The two columns of an owner, of which one is NULL.
+pub(crate) fn owner_columns(owner: Owner) -> (Option<Text<UserId>>, Option<Text<SiteId>>) {
+    match owner {
+        Owner::User(id) => (Some(Text(id)), None),
+        Owner::Site(id) => (None, Some(Text(id))),
+    }
+}
+
+/// The three columns of a principal, of which two are NULL.
+pub(crate) fn principal_columns(
+    principal: Principal,
+) -> (Option<Text<UserId>>, Option<Text<GroupId>>, Option<Text<DeviceId>>) {
+    match principal {
+        Principal::User(id) => (Some(Text(id)), None, None),
+        Principal::Group(id) => (None, Some(Text(id)), None),
+        Principal::Device(id) => (None, None, Some(Text(id))),
+    }
+}
