@@ -8,9 +8,11 @@ use std::{
 };
 
 use postern_model::{
-    DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, PublicKey, ResourceId,
+    DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, Protocol, PublicKey, ResourceId,
 };
 use rustc_hash::FxHashMap;
+
+use crate::DropReason;
 
 /// Numbers the tables of one engine, rising.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -78,7 +80,8 @@ pub struct CarriedGrant {
     pub resource: ResourceId,
     /// Its overlay addresses.
     pub resource_addr: OverlayAddr,
-    /// Where new flows go, best first; of either family (the packet is translated). Empty: not resolved yet.
+    /// Where new flows go, best first; of either family (the packet is translated). Empty: not resolved yet. Under one
+    /// grant id they change only because the target's name resolves anew: flows stay where they are then.
     pub targets: Vec<IpAddr>,
     /// What may pass.
     pub filter: Filter,
@@ -110,6 +113,74 @@ impl ForwardingTable {
             held: FxHashMap::default(),
             carried: FxHashMap::default(),
             peers: FxHashMap::default(),
+        }
+    }
+}
+
+/// What the client side makes of a packet to a resource.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outbound<'a> {
+    /// It may go, under this grant.
+    Granted(&'a Arc<HeldGrant>),
+    /// It might: ask for a grant for this resource.
+    Ask(ResourceId),
+    /// It may not.
+    Refused(DropReason),
+}
+
+impl ForwardingTable {
+    /// Client side: may a packet go to this resource's port now?
+    pub fn outbound(&self, resource: IpAddr, protocol: Protocol, port: u16, now: Moment) -> Outbound<'_> {
+        let Some(visible) = self.catalogue.get(&resource) else {
+            return Outbound::Refused(DropReason::UnknownDestination);
+        };
+        if !visible.filter.allows(protocol, port) {
+            return Outbound::Refused(DropReason::PortClosed);
+        }
+        match self.held.get(&resource).filter(|grant| now < grant.expires) {
+            None => Outbound::Ask(visible.resource),
+            Some(grant) if grant.filter.allows(protocol, port) => Outbound::Granted(grant),
+            Some(_) => Outbound::Refused(DropReason::PortClosed),
+        }
+    }
+
+    /// Gateway side: may the peer with this key send from `client` to this resource's port now?
+    ///
+    /// # Errors
+    /// With the reason why not. An address that is not the peer's own is [`DropReason::ForeignSource`], when there is a
+    /// grant to tell; what else the peer may send from is for the caller to know.
+    pub fn inbound(
+        &self,
+        peer: &PublicKey,
+        (client, resource): (IpAddr, IpAddr),
+        protocol: Protocol,
+        port: u16,
+        now: Moment,
+    ) -> Result<&Arc<CarriedGrant>, DropReason> {
+        let grant = self.carried.get(&(client, resource)).ok_or(DropReason::NoGrant)?;
+        if grant.peer != *peer || !grant.client_addr.contains(client) {
+            Err(DropReason::ForeignSource)
+        } else if now >= grant.expires {
+            Err(DropReason::LeaseExpired)
+        } else if !grant.filter.allows(protocol, port) {
+            Err(DropReason::PortClosed)
+        } else {
+            Ok(grant)
+        }
+    }
+
+    /// When the next lease ends that still runs at `now`.
+    pub fn next_lease_end(&self, now: Moment) -> Option<Moment> {
+        let held = self.held.values().map(|grant| grant.expires);
+        let carried = self.carried.values().map(|grant| grant.expires);
+        held.chain(carried).filter(|expires| now < *expires).min()
+    }
+
+    /// The node's own address of the same family.
+    pub fn own_like(&self, addr: IpAddr) -> IpAddr {
+        match addr {
+            IpAddr::V4(_) => self.own.v4.into(),
+            IpAddr::V6(_) => self.own.v6.into(),
         }
     }
 }

@@ -46,6 +46,8 @@ pub enum DenyReason {
     GatewayUnreachable,
     /// The lease ran out and was not renewed.
     LeaseExpired,
+    /// The resource or its gateway changed; asking again gives a new grant.
+    Replaced,
     /// Too many requests from this device are open.
     TooManyRequests,
     /// The coordinator could not record the decision, so there is none.
@@ -65,6 +67,7 @@ impl DenyReason {
             Self::NoGateway => "no_gateway",
             Self::GatewayUnreachable => "gateway_unreachable",
             Self::LeaseExpired => "lease_expired",
+            Self::Replaced => "replaced",
             Self::TooManyRequests => "too_many_requests",
             Self::CoordinatorFault => "coordinator_fault",
         }
@@ -84,6 +87,7 @@ impl fmt::Display for DenyReason {
             Self::NoGateway => "no gateway of its site is connected",
             Self::GatewayUnreachable => "its gateway did not answer in time",
             Self::LeaseExpired => "the lease ran out",
+            Self::Replaced => "the resource or its gateway changed",
             Self::TooManyRequests => "too many access requests are open",
             Self::CoordinatorFault => "the coordinator could not record the decision",
         })

@@ -153,6 +153,8 @@ pub enum CoordinatorMessage {
         /// Gone.
         removed: Vec<ResourceId>,
     },
+    /// To a client: a grant that it holds has changed, such as the filter or where the gateway may be reached.
+    Granted(Box<Granted>),
     /// To a gateway: let this through; acknowledge with [`NodeMessage::GrantInstalled`].
     InstallGrant(Box<InstallGrant>),
     /// To either end: let it through no more; acknowledge with [`NodeMessage::GrantRevoked`].

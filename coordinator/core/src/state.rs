@@ -1,0 +1,359 @@
+//! The coordinator's state in memory: what the store keeps, by id, with the indexes that decisions need.
+//!
+//! It moves only by applying [`Change`]s, so that it is always what the store would load.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+};
+
+use postern_model::{
+    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, ResourceId, ResourceName, Revision, SiteId, SiteName,
+    Timestamp, TokenId, UserId, UserName,
+    change::Change,
+    grant::Grant,
+    record::{ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Resource, Site, Token, User, World},
+};
+use postern_policy::{Facts, PolicySet};
+
+/// The whole durable state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the records are documented in the model")]
+pub struct State {
+    pub revision: Revision,
+    pub network: Network,
+    pub users: BTreeMap<UserId, User>,
+    pub groups: BTreeMap<GroupId, Group>,
+    pub sites: BTreeMap<SiteId, Site>,
+    pub resources: BTreeMap<ResourceId, Resource>,
+    pub policies: BTreeMap<PolicyId, Policy>,
+    pub devices: BTreeMap<DeviceId, Device>,
+    pub tokens: BTreeMap<TokenId, Token>,
+    pub api_keys: BTreeMap<ApiKeyId, ApiKeyRecord>,
+    pub grants: BTreeMap<GrantId, Grant>,
+    policy_set: PolicySet,
+    user_names: HashMap<UserName, UserId>,
+    group_names: HashMap<GroupName, GroupId>,
+    site_names: HashMap<SiteName, SiteId>,
+    resource_names: HashMap<ResourceName, ResourceId>,
+    device_names: HashMap<String, DeviceId>,
+    aliases: HashMap<Fqdn, ResourceId>,
+    groups_of: Index<UserId, GroupId>,
+    members_of: Index<GroupId, UserId>,
+    devices_of: Index<Owner, DeviceId>,
+    grants_of_device: Index<DeviceId, GrantId>,
+    grants_of_resource: Index<ResourceId, GrantId>,
+    grants_of_gateway: Index<DeviceId, GrantId>,
+    grants_of_policy: Index<PolicyId, GrantId>,
+    expiries: BTreeSet<(Timestamp, GrantId)>,
+}
+
+impl State {
+    /// The state that the store loaded.
+    pub fn new(world: World) -> Self {
+        let mut state = Self {
+            revision: world.revision,
+            network: world.network,
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            sites: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            api_keys: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            policy_set: PolicySet::default(),
+            user_names: HashMap::new(),
+            group_names: HashMap::new(),
+            site_names: HashMap::new(),
+            resource_names: HashMap::new(),
+            device_names: HashMap::new(),
+            aliases: HashMap::new(),
+            groups_of: Index::default(),
+            members_of: Index::default(),
+            devices_of: Index::default(),
+            grants_of_device: Index::default(),
+            grants_of_resource: Index::default(),
+            grants_of_gateway: Index::default(),
+            grants_of_policy: Index::default(),
+            expiries: BTreeSet::new(),
+        };
+        let changes = std::iter::empty()
+            .chain(world.users.into_iter().map(Change::PutUser))
+            .chain(world.groups.into_iter().map(Change::PutGroup))
+            .chain(world.members.into_iter().map(|(group, user)| Change::AddMember(group, user)))
+            .chain(world.sites.into_iter().map(Change::PutSite))
+            .chain(world.resources.into_iter().map(Change::PutResource))
+            .chain(world.policies.into_iter().map(Change::PutPolicy))
+            .chain(world.devices.into_iter().map(Change::PutDevice))
+            .chain(world.tokens.into_iter().map(Change::PutToken))
+            .chain(world.api_keys.into_iter().map(Change::PutApiKey))
+            .chain(world.grants.into_iter().map(Change::PutGrant));
+        changes.for_each(|change| state.apply(change));
+        state
+    }
+
+    /// The state as the store would load it.
+    pub fn world(&self) -> World {
+        fn all<K, V: Clone>(map: &BTreeMap<K, V>) -> Vec<V> {
+            map.values().cloned().collect()
+        }
+        let members = self.members_of.0.iter().flat_map(|(group, users)| users.iter().map(|user| (*group, *user)));
+        World {
+            revision: self.revision,
+            network: self.network.clone(),
+            users: all(&self.users),
+            groups: all(&self.groups),
+            members: members.collect::<BTreeSet<_>>().into_iter().collect(),
+            sites: all(&self.sites),
+            resources: all(&self.resources),
+            policies: all(&self.policies),
+            devices: all(&self.devices),
+            tokens: all(&self.tokens),
+            api_keys: all(&self.api_keys),
+            grants: all(&self.grants),
+        }
+    }
+
+    /// Takes one step.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::PutNetwork(network) => self.network = network,
+            Change::PutUser(user) => {
+                self.user_names.insert(user.name.clone(), user.id);
+                self.users.insert(user.id, user);
+            }
+            Change::RemoveUser(id) => {
+                if let Some(user) = self.users.remove(&id) {
+                    self.user_names.remove(&user.name);
+                }
+            }
+            Change::PutGroup(group) => {
+                self.group_names.insert(group.name.clone(), group.id);
+                self.groups.insert(group.id, group);
+            }
+            Change::RemoveGroup(id) => {
+                if let Some(group) = self.groups.remove(&id) {
+                    self.group_names.remove(&group.name);
+                }
+            }
+            Change::AddMember(group, user) => {
+                self.groups_of.insert(user, group);
+                self.members_of.insert(group, user);
+            }
+            Change::RemoveMember(group, user) => {
+                self.groups_of.remove(&user, &group);
+                self.members_of.remove(&group, &user);
+            }
+            Change::PutSite(site) => {
+                self.site_names.insert(site.name.clone(), site.id);
+                self.sites.insert(site.id, site);
+            }
+            Change::RemoveSite(id) => {
+                if let Some(site) = self.sites.remove(&id) {
+                    self.site_names.remove(&site.name);
+                }
+            }
+            Change::PutResource(resource) => {
+                self.forget_resource_names(resource.id);
+                self.resource_names.insert(resource.name.clone(), resource.id);
+                self.aliases.extend(resource.aliases.iter().map(|alias| (alias.clone(), resource.id)));
+                self.resources.insert(resource.id, resource);
+            }
+            Change::RemoveResource(id) => {
+                self.forget_resource_names(id);
+                self.resources.remove(&id);
+            }
+            Change::PutPolicy(policy) => {
+                self.policy_set.insert(&policy);
+                self.policies.insert(policy.id, policy);
+            }
+            Change::RemovePolicy(id) => {
+                if let Some(policy) = self.policies.remove(&id) {
+                    self.policy_set.remove(&policy);
+                }
+            }
+            Change::PutDevice(device) => {
+                self.devices_of.insert(device.owner, device.id);
+                self.device_names.insert(device.name.clone(), device.id);
+                self.devices.insert(device.id, device);
+            }
+            Change::RemoveDevice(id) => {
+                if let Some(device) = self.devices.remove(&id) {
+                    self.devices_of.remove(&device.owner, &id);
+                    self.device_names.remove(&device.name);
+                }
+            }
+            Change::PutToken(token) => {
+                self.tokens.insert(token.id, token);
+            }
+            Change::RemoveToken(id) => {
+                self.tokens.remove(&id);
+            }
+            Change::PutApiKey(key) => {
+                self.api_keys.insert(key.id, key);
+            }
+            Change::RemoveApiKey(id) => {
+                self.api_keys.remove(&id);
+            }
+            Change::PutGrant(grant) => {
+                self.forget_grant(grant.id);
+                self.grants_of_device.insert(grant.device, grant.id);
+                self.grants_of_resource.insert(grant.resource, grant.id);
+                self.grants_of_gateway.insert(grant.gateway, grant.id);
+                self.grants_of_policy.insert(grant.policy, grant.id);
+                self.expiries.insert((grant.expires_at, grant.id));
+                self.grants.insert(grant.id, grant);
+            }
+            Change::EndGrant(id, _) => self.forget_grant(id),
+        }
+    }
+
+    fn forget_resource_names(&mut self, id: ResourceId) {
+        if let Some(old) = self.resources.get(&id) {
+            self.resource_names.remove(&old.name);
+            for alias in &old.aliases {
+                self.aliases.remove(alias);
+            }
+        }
+    }
+
+    fn forget_grant(&mut self, id: GrantId) {
+        if let Some(grant) = self.grants.remove(&id) {
+            self.grants_of_device.remove(&grant.device, &id);
+            self.grants_of_resource.remove(&grant.resource, &id);
+            self.grants_of_gateway.remove(&grant.gateway, &id);
+            self.grants_of_policy.remove(&grant.policy, &id);
+            self.expiries.remove(&(grant.expires_at, id));
+        }
+    }
+
+    /// A user by name.
+    pub fn user_named(&self, name: &UserName) -> Option<&User> {
+        self.users.get(self.user_names.get(name)?)
+    }
+
+    /// A group by name.
+    pub fn group_named(&self, name: &GroupName) -> Option<&Group> {
+        self.groups.get(self.group_names.get(name)?)
+    }
+
+    /// A site by name.
+    pub fn site_named(&self, name: &SiteName) -> Option<&Site> {
+        self.sites.get(self.site_names.get(name)?)
+    }
+
+    /// A resource by name.
+    pub fn resource_named(&self, name: &ResourceName) -> Option<&Resource> {
+        self.resources.get(self.resource_names.get(name)?)
+    }
+
+    /// A device by name.
+    pub fn device_named(&self, name: &str) -> Option<&Device> {
+        self.devices.get(self.device_names.get(name)?)
+    }
+
+    /// The resource with this alias.
+    pub fn resource_with_alias(&self, alias: &Fqdn) -> Option<&Resource> {
+        self.resources.get(self.aliases.get(alias)?)
+    }
+
+    /// A group's members.
+    pub fn members_of(&self, group: GroupId) -> impl Iterator<Item = UserId> + '_ {
+        self.members_of.get(&group)
+    }
+
+    /// The devices of a person, or the gateways of a site, revoked ones too.
+    pub fn devices_of(&self, owner: Owner) -> impl Iterator<Item = &Device> + '_ {
+        self.devices_of.get(&owner).filter_map(|id| self.devices.get(&id))
+    }
+
+    /// The grants that a device holds.
+    pub fn grants_of_device(&self, device: DeviceId) -> impl Iterator<Item = &Grant> + '_ {
+        self.grants_of_device.get(&device).filter_map(|id| self.grants.get(&id))
+    }
+
+    /// The grants to a resource.
+    pub fn grants_of_resource(&self, resource: ResourceId) -> impl Iterator<Item = &Grant> + '_ {
+        self.grants_of_resource.get(&resource).filter_map(|id| self.grants.get(&id))
+    }
+
+    /// The grants that a gateway carries.
+    pub fn grants_of_gateway(&self, gateway: DeviceId) -> impl Iterator<Item = &Grant> + '_ {
+        self.grants_of_gateway.get(&gateway).filter_map(|id| self.grants.get(&id))
+    }
+
+    /// The grants that a policy allowed.
+    pub fn grants_of_policy(&self, policy: PolicyId) -> impl Iterator<Item = &Grant> + '_ {
+        self.grants_of_policy.get(&policy).filter_map(|id| self.grants.get(&id))
+    }
+
+    /// The grants by the end of their lease, the next one first.
+    pub fn expiries(&self) -> impl Iterator<Item = (Timestamp, &Grant)> + '_ {
+        self.expiries.iter().filter_map(|(at, id)| Some((*at, self.grants.get(id)?)))
+    }
+
+    /// The compiled policies.
+    pub fn policy_set(&self) -> &PolicySet {
+        &self.policy_set
+    }
+
+    /// The name of a device's user, if it is a person's.
+    pub fn user_of(&self, device: &Device) -> Option<&User> {
+        match device.owner {
+            Owner::User(user) => self.users.get(&user),
+            Owner::Site(_) => None,
+        }
+    }
+}
+
+impl Facts for State {
+    fn device(&self, id: DeviceId) -> Option<&Device> {
+        self.devices.get(&id)
+    }
+    fn user(&self, id: UserId) -> Option<&User> {
+        self.users.get(&id)
+    }
+    fn groups_of(&self, user: UserId) -> BTreeSet<GroupId> {
+        self.groups_of.get(&user).collect()
+    }
+    fn resource(&self, id: ResourceId) -> Option<&Resource> {
+        self.resources.get(&id)
+    }
+    fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
+        self.policy_set.policy(principal, resource)
+    }
+    fn resources_of(&self, principal: Principal) -> Vec<ResourceId> {
+        self.policy_set.resources_of(principal).map(|(resource, _)| resource).collect()
+    }
+}
+
+/// A multimap without empty sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Index<K: Eq + Hash, V: Ord>(HashMap<K, BTreeSet<V>>);
+
+impl<K: Eq + Hash, V: Ord> Default for Index<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash, V: Ord + Copy> Index<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        self.0.entry(key).or_default().insert(value);
+    }
+
+    fn remove(&mut self, key: &K, value: &V) {
+        if let Some(values) = self.0.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn get(&self, key: &K) -> impl Iterator<Item = V> + '_ {
+        self.0.get(key).into_iter().flatten().copied()
+    }
+}

@@ -1,0 +1,348 @@
+//! Flows: what was opened by a client, and may therefore be answered.
+//!
+//! Both tables hold only flows that the table in force allows: whenever a table is taken, or a lease ends, they are swept
+//! before the next packet is looked at. So a packet of a known flow needs no other check than that it is one.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use postern_model::{Moment, Protocol, PublicKey};
+use postern_packet::{Endpoints, Parsed, TcpSegment, Transport};
+use rustc_hash::FxHashMap;
+
+use super::tcp::{self, Connection, End};
+use crate::{CarriedGrant, DropReason, HeldGrant};
+
+/// More flows than this are not followed, on either side.
+pub(super) const MAX_FLOWS: usize = 65_536;
+/// One client of a gateway can't take more than this, so that it leaves room for others.
+pub(super) const MAX_FLOWS_PER_CLIENT: usize = MAX_FLOWS / 4;
+/// A UDP flow may be silent for this long (RFC 4787 REQ-5: at least 2 minutes).
+pub(super) const UDP_TIMEOUT: Duration = Duration::from_secs(120);
+/// An echo may take this long to be answered.
+pub(super) const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many ports are tried for a flow whose own is taken.
+const PORT_TRIES: u16 = 1024;
+/// Ports for those (RFC 6335: dynamic ports). They are ports of a client's overlay address, of which only the gateway's
+/// translation makes use, so they can't clash with anything else on the machine.
+const FIRST_DYNAMIC_PORT: u16 = 49_152;
+
+/// Both ends of a flow, as one side of the translation sees them. An echo's identifier is the client's port; its
+/// service port is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Tuple {
+    pub(super) protocol: Protocol,
+    pub(super) client: IpAddr,
+    pub(super) client_port: u16,
+    /// The resource's overlay address, or the target.
+    pub(super) service: IpAddr,
+    pub(super) service_port: u16,
+}
+
+impl Tuple {
+    /// Of a packet that a client sends; `None` for what can't be part of a flow, or only comes back.
+    pub(super) fn from_client(parsed: &Parsed) -> Option<Self> {
+        let (protocol, service_port) = match parsed.transport {
+            Transport::Tcp => (Protocol::Tcp, parsed.dst_port),
+            Transport::Udp => (Protocol::Udp, parsed.dst_port),
+            Transport::EchoRequest => (Protocol::IcmpEcho, 0),
+            Transport::EchoReply | Transport::IcmpError | Transport::Other(_) => return None,
+        };
+        Some(Self { protocol, client: parsed.src, client_port: parsed.src_port, service: parsed.dst, service_port })
+    }
+
+    /// Of a packet that comes back to a client; `None` for what can't be part of a flow, or is only sent by clients.
+    pub(super) fn to_client(parsed: &Parsed) -> Option<Self> {
+        let (protocol, service_port) = match parsed.transport {
+            Transport::Tcp => (Protocol::Tcp, parsed.src_port),
+            Transport::Udp => (Protocol::Udp, parsed.src_port),
+            Transport::EchoReply => (Protocol::IcmpEcho, 0),
+            Transport::EchoRequest | Transport::IcmpError | Transport::Other(_) => return None,
+        };
+        Some(Self { protocol, client: parsed.dst, client_port: parsed.dst_port, service: parsed.src, service_port })
+    }
+
+    /// The endpoints of a packet from the client.
+    pub(super) fn to_service(self) -> Endpoints {
+        let dst_port = self.port_of_service();
+        Endpoints { src: self.client, dst: self.service, src_port: self.client_port, dst_port }
+    }
+
+    /// The endpoints of a packet to the client.
+    pub(super) fn to_opener(self) -> Endpoints {
+        let src_port = self.port_of_service();
+        Endpoints { src: self.service, dst: self.client, src_port, dst_port: self.client_port }
+    }
+
+    /// As a packet has it: an echo has its one identifier in both places.
+    fn port_of_service(self) -> u16 {
+        if self.protocol == Protocol::IcmpEcho { self.client_port } else { self.service_port }
+    }
+}
+
+/// What is followed of a flow, by its protocol.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum State {
+    Tcp(Connection),
+    Udp,
+    Echo,
+}
+
+impl State {
+    fn new(protocol: Protocol) -> Option<Self> {
+        match protocol {
+            Protocol::Tcp => Some(Self::Tcp(Connection::default())),
+            Protocol::Udp => Some(Self::Udp),
+            Protocol::IcmpEcho => Some(Self::Echo),
+            Protocol::Other(_) => None,
+        }
+    }
+
+    fn note(&mut self, from: End, segment: Option<&TcpSegment>) {
+        if let (Self::Tcp(connection), Some(segment)) = (self, segment) {
+            connection.note(from, segment);
+        }
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        match self {
+            Self::Tcp(connection) => connection.idle_timeout(),
+            Self::Udp => UDP_TIMEOUT,
+            Self::Echo => ECHO_TIMEOUT,
+        }
+    }
+}
+
+/// A flow of this node's own, as a client.
+#[derive(Debug)]
+pub(super) struct ClientFlow {
+    pub(super) grant: Arc<HeldGrant>,
+    pub(super) state: State,
+    seen: Moment,
+}
+
+/// A client's flow through this gateway.
+#[derive(Debug)]
+pub(super) struct GatewayFlow {
+    /// As the client sees it: to the resource's overlay address.
+    pub(super) inside: Tuple,
+    /// As the target sees it.
+    pub(super) outside: Tuple,
+    pub(super) grant: Arc<CarriedGrant>,
+    pub(super) state: State,
+    seen: Moment,
+}
+
+impl ClientFlow {
+    /// A packet of it passed.
+    pub(super) fn note(&mut self, from: End, segment: Option<&TcpSegment>, now: Moment) {
+        self.state.note(from, segment);
+        self.seen = now;
+    }
+}
+
+impl GatewayFlow {
+    /// A packet of it passed.
+    pub(super) fn note(&mut self, from: End, segment: Option<&TcpSegment>, now: Moment) {
+        self.state.note(from, segment);
+        self.seen = now;
+    }
+}
+
+/// Whether a flow may begin with this packet.
+fn may_begin(segment: Option<&TcpSegment>) -> bool {
+    segment.is_none_or(tcp::may_begin)
+}
+
+/// All flows of this node as a client.
+#[derive(Debug, Default)]
+pub(super) struct ClientFlows {
+    flows: FxHashMap<Tuple, ClientFlow>,
+}
+
+impl ClientFlows {
+    pub(super) fn get_mut(&mut self, tuple: &Tuple) -> Option<&mut ClientFlow> {
+        self.flows.get_mut(tuple)
+    }
+
+    pub(super) fn contains(&self, tuple: &Tuple) -> bool {
+        self.flows.contains_key(tuple)
+    }
+
+    /// Begins a flow.
+    pub(super) fn open(
+        &mut self,
+        tuple: Tuple,
+        grant: &Arc<HeldGrant>,
+        segment: Option<&TcpSegment>,
+        now: Moment,
+    ) -> Result<&mut ClientFlow, DropReason> {
+        if !may_begin(segment) {
+            return Err(DropReason::NoFlow);
+        }
+        if self.flows.len() >= MAX_FLOWS {
+            return Err(DropReason::FlowTableFull);
+        }
+        let state = State::new(tuple.protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let flow = ClientFlow { grant: Arc::clone(grant), state, seen: now };
+        Ok(self.flows.entry(tuple).insert_entry(flow).into_mut())
+    }
+
+    /// Drops each flow for which `grant` finds no grant, and gives it to `ended`; the others go on under what it found.
+    pub(super) fn sweep(
+        &mut self,
+        mut grant: impl FnMut(&Tuple, &ClientFlow) -> Option<Arc<HeldGrant>>,
+        mut ended: impl FnMut(&Tuple, &ClientFlow),
+    ) {
+        self.flows.retain(|tuple, flow| match grant(tuple, flow) {
+            Some(grant) => {
+                flow.grant = grant;
+                true
+            }
+            None => {
+                ended(tuple, flow);
+                false
+            }
+        });
+    }
+
+    /// Forgets flows that have been silent for too long.
+    pub(super) fn expire(&mut self, now: Moment) {
+        self.flows.retain(|_, flow| now.since(flow.seen) < flow.state.idle_timeout());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// The gateway of each flow.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
+        self.flows.values().map(|flow| flow.grant.peer)
+    }
+}
+
+/// All flows of clients through this gateway, found from either side of the translation.
+#[derive(Debug, Default)]
+pub(super) struct GatewayFlows {
+    slots: Vec<Option<GatewayFlow>>,
+    free: Vec<usize>,
+    inside: FxHashMap<Tuple, usize>,
+    outside: FxHashMap<Tuple, usize>,
+    per_client: FxHashMap<PublicKey, usize>,
+    next_port: u16,
+}
+
+impl GatewayFlows {
+    /// The flow that a client's packet belongs to.
+    pub(super) fn from_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
+        self.slots.get_mut(*self.inside.get(inside)?)?.as_mut()
+    }
+
+    /// The flow that a target's packet belongs to.
+    pub(super) fn from_outside(&mut self, outside: &Tuple) -> Option<&mut GatewayFlow> {
+        self.slots.get_mut(*self.outside.get(outside)?)?.as_mut()
+    }
+
+    pub(super) fn contains_inside(&self, inside: &Tuple) -> bool {
+        self.inside.contains_key(inside)
+    }
+
+    /// Begins a flow to the grant's best target.
+    pub(super) fn open(
+        &mut self,
+        inside: Tuple,
+        grant: &Arc<CarriedGrant>,
+        segment: Option<&TcpSegment>,
+        now: Moment,
+    ) -> Result<&mut GatewayFlow, DropReason> {
+        if !may_begin(segment) {
+            return Err(DropReason::NoFlow);
+        }
+        let target = *grant.targets.first().ok_or(DropReason::TargetUnresolved)?;
+        let of_client = self.per_client.get(&grant.peer).copied().unwrap_or(0);
+        if self.inside.len() >= MAX_FLOWS || of_client >= MAX_FLOWS_PER_CLIENT {
+            return Err(DropReason::FlowTableFull);
+        }
+        let state = State::new(inside.protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let outside = self.free_outside(&inside, grant, target).ok_or(DropReason::FlowTableFull)?;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.inside.insert(inside, slot);
+        self.outside.insert(outside, slot);
+        *self.per_client.entry(grant.peer).or_default() += 1;
+        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, seen: now };
+        Ok(self.slots[slot].insert(flow))
+    }
+
+    /// How the target is to see the flow: from the client's address of the target's family, and from the client's own
+    /// port, unless another flow to the same place has it: of another resource on the same target and port, or of the
+    /// client's other family.
+    fn free_outside(&mut self, inside: &Tuple, grant: &CarriedGrant, target: IpAddr) -> Option<Tuple> {
+        let client = match target {
+            IpAddr::V4(_) => grant.client_addr.v4.into(),
+            IpAddr::V6(_) => grant.client_addr.v6.into(),
+        };
+        let mut outside = Tuple { client, service: target, ..*inside };
+        for _ in 0..PORT_TRIES {
+            if !self.outside.contains_key(&outside) {
+                return Some(outside);
+            }
+            outside.client_port = FIRST_DYNAMIC_PORT | self.next_port;
+            self.next_port = self.next_port.wrapping_add(1) & (u16::MAX - FIRST_DYNAMIC_PORT);
+        }
+        None
+    }
+
+    /// Drops each flow for which `grant` finds no grant, and gives it to `ended`; the others go on under what it found.
+    pub(super) fn sweep(
+        &mut self,
+        mut grant: impl FnMut(&GatewayFlow) -> Option<Arc<CarriedGrant>>,
+        mut ended: impl FnMut(&GatewayFlow),
+    ) {
+        self.retain(|flow| match grant(flow) {
+            Some(grant) => {
+                flow.grant = grant;
+                true
+            }
+            None => {
+                ended(flow);
+                false
+            }
+        });
+    }
+
+    /// Forgets flows that have been silent for too long.
+    pub(super) fn expire(&mut self, now: Moment) {
+        self.retain(|flow| now.since(flow.seen) < flow.state.idle_timeout());
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&mut GatewayFlow) -> bool) {
+        for (slot, place) in self.slots.iter_mut().enumerate() {
+            let Some(flow) = place.as_mut() else { continue };
+            let client = flow.grant.peer;
+            if keep(flow) {
+                continue;
+            }
+            self.inside.remove(&flow.inside);
+            self.outside.remove(&flow.outside);
+            if let Some(count) = self.per_client.get_mut(&client) {
+                *count -= 1;
+                if *count == 0 {
+                    self.per_client.remove(&client);
+                }
+            }
+            *place = None;
+            self.free.push(slot);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inside.is_empty()
+    }
+
+    /// The client of each flow.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
+        self.slots.iter().flatten().map(|flow| flow.grant.peer)
+    }
+}

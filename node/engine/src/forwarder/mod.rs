@@ -1,0 +1,237 @@
+//! The data half: every packet, decided by the table.
+//!
+//! ```text
+//!           from TUN                                            from the WireGuard socket
+//!    to a resource │  │ to a device                                      │
+//!        ┌─────────▼─┐│┌────────────┐        ┌───────┐   inner packet ┌──▼────┐
+//!        │ client    │└► gateway    ├───────►│ peers │◄───────────────┤ peers │
+//!        │  outbound │ │  outbound  │ seal   └───────┘                └──┬────┘
+//!        └─────┬─────┘ └────────────┘          to own address │          │ to anything else
+//!              └───────────────────────► peers        client inbound   gateway inbound ──► TUN
+//! ```
+//!
+//! - `client`, `gateway`: what passes, in each direction
+//! - `flows`: what was opened and may be answered; `tcp`: what is followed of a connection
+//! - `peers`: tunnels, endpoints, and `queue`: what waits for a session
+//! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
+//! - `answer`: refusals, so that nobody waits for a packet that was dropped
+//!
+//! The flow tables hold only what the table in force allows at this moment: every entry point calls `settle` first. That
+//! makes a flow's look-up its whole decision, and revocation as fast as the next packet.
+
+mod answer;
+mod client;
+mod flows;
+mod gateway;
+mod peers;
+mod queue;
+mod sweep;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use postern_model::{Moment, PublicKey, ResourceId};
+use postern_packet::{ParseError, Parsed, parse};
+use postern_wireguard::{PrivateKey, TunnelStats};
+
+use self::{
+    answer::{Answers, Refusal},
+    flows::{ClientFlows, GatewayFlows},
+    peers::Peers,
+};
+use crate::{Counters, DropReason, ForwardingTable, Generation};
+
+/// The longest inner packet, unless [`Forwarder::set_mtu`] says otherwise: what fits, sealed, into 1500 bytes of IPv6.
+const DEFAULT_MTU: u16 = 1420;
+/// How often silent flows are looked for.
+const IDLE_SWEEP: Duration = Duration::from_secs(5);
+
+/// A permitted packet from TUN for a resource without a grant: ask, hold it, replay it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// Ask for this.
+    pub resource: ResourceId,
+    /// The packet as read from TUN.
+    pub packet: Vec<u8>,
+}
+
+/// Where the forwarder's output goes; called while a packet is handled, so that nothing is copied twice.
+pub trait ForwarderSink {
+    /// Send a datagram.
+    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Write an IP packet to TUN.
+    fn send_packet(&mut self, packet: &[u8]);
+    /// Hand a packet to the engine.
+    fn miss(&mut self, miss: Miss);
+}
+
+/// A peer, for `status` and `wg show`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its key.
+    pub key: PublicKey,
+    /// Where it was last heard from.
+    pub endpoint: Option<SocketAddr>,
+    /// Handshake and bytes.
+    pub stats: TunnelStats,
+    /// Open flows through it.
+    pub flows: usize,
+}
+
+/// Moves packets between TUN and peers.
+pub struct Forwarder {
+    table: Option<Arc<ForwardingTable>>,
+    peers: Peers,
+    client: ClientFlows,
+    gateway: GatewayFlows,
+    answers: Answers,
+    counters: Counters,
+    mtu: u16,
+    /// When the next lease of the table ends.
+    next_lease_end: Option<Moment>,
+    next_idle_sweep: Moment,
+    /// Holds what came out of a tunnel.
+    inner: Vec<u8>,
+    /// Holds packets that changed their length on the way.
+    scratch: Vec<u8>,
+}
+
+impl Forwarder {
+    /// A forwarder that drops everything until it is given a table.
+    pub fn new(private: PrivateKey, now: Moment) -> Self {
+        Self {
+            table: None,
+            peers: Peers::new(private, now),
+            client: ClientFlows::default(),
+            gateway: GatewayFlows::default(),
+            answers: Answers::new(now),
+            counters: Counters::default(),
+            mtu: DEFAULT_MTU,
+            next_lease_end: None,
+            next_idle_sweep: now,
+            inner: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The longest inner packet from now on; the TUN device's MTU.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    /// The table in force.
+    pub fn generation(&self) -> Option<Generation> {
+        self.table.as_ref().map(|table| table.generation)
+    }
+
+    /// Counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Drops that happened in the shell, such as a full socket.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// For showing.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut statuses: Vec<_> = self.peers.statuses().collect();
+        statuses.sort_unstable_by_key(|status| status.key);
+        for key in self.client.peers().chain(self.gateway.peers()) {
+            if let Ok(at) = statuses.binary_search_by_key(&key, |status| status.key) {
+                statuses[at].flows += 1;
+            }
+        }
+        statuses
+    }
+
+    /// Takes a table: adds and drops peers, and resets every flow that it no longer allows (RST to both ends).
+    pub fn handle_table(&mut self, table: Arc<ForwardingTable>, sink: &mut impl ForwarderSink, now: Moment) {
+        // Resets go out through the tunnels that the table may take away.
+        self.sweep(&table, sink, now);
+        self.peers.apply(&table, sink, now);
+        self.next_lease_end = table.next_lease_end(now);
+        self.table = Some(table);
+    }
+
+    /// A packet read from TUN, or one replayed after its grant came.
+    pub fn handle_packet(&mut self, packet: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
+        self.settle(sink, now);
+        let Some(parsed) = self.parse(packet) else { return };
+        let to_device = self.table.as_ref().is_some_and(|table| table.ranges.is_device(parsed.dst));
+        let passed = if to_device {
+            self.gateway_outbound(packet, &parsed, sink, now)
+        } else {
+            self.client_outbound(packet, &parsed, sink, now)
+        };
+        if let Err(refusal) = passed {
+            self.refuse_to_tun(packet, &parsed, refusal, sink, now);
+        }
+    }
+
+    /// Held packets that no grant came for: answered (RST, ICMP) so that the user sees a refusal.
+    pub fn handle_refused(&mut self, packet: &[u8], reason: DropReason, sink: &mut impl ForwarderSink, now: Moment) {
+        if let Some(parsed) = self.parse(packet) {
+            self.refuse_to_tun(packet, &parsed, Refusal::Answered(reason), sink, now);
+        }
+    }
+
+    /// A datagram read from the WireGuard socket.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
+        self.settle(sink, now);
+        let mut inner = std::mem::take(&mut self.inner);
+        if let Some((peer, packet)) = self.peers.open(from, datagram, &mut inner, sink, &mut self.counters, now)
+            && let Some(parsed) = self.parse(packet)
+        {
+            let to_own = self.table.as_ref().is_some_and(|table| table.own.contains(parsed.dst));
+            let passed = if to_own {
+                self.client_inbound(&peer, packet, &parsed, sink, now)
+            } else {
+                self.gateway_inbound(&peer, packet, &parsed, sink, now)
+            };
+            if let Err(refusal) = passed {
+                self.refuse_to_peer(&peer, packet, &parsed, refusal, sink, now);
+            }
+        }
+        self.inner = inner;
+    }
+
+    /// Timers: handshakes, keepalives, idle flows, leases that ran out.
+    pub fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, now: Moment) {
+        self.settle(sink, now);
+        if self.next_idle_sweep <= now {
+            self.client.expire(now);
+            self.gateway.expire(now);
+            self.next_idle_sweep = now + IDLE_SWEEP;
+        }
+        self.peers.handle_timeout(sink, &mut self.counters, now);
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let idle = !(self.client.is_empty() && self.gateway.is_empty());
+        let idle = idle.then_some(self.next_idle_sweep);
+        [idle, self.next_lease_end, self.peers.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Parses, or counts why not.
+    fn parse(&mut self, packet: &[u8]) -> Option<Parsed> {
+        parse(packet)
+            .map_err(|error| {
+                self.counters.count(match error {
+                    ParseError::Malformed => DropReason::Malformed,
+                    ParseError::Fragment => DropReason::Fragment,
+                });
+            })
+            .ok()
+    }
+}
+
+impl std::fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwarder").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,337 @@
+//! The forwarder's peers: their tunnels, where they are, and what waits for their sessions.
+//!
+//! A handshake goes to every candidate of a peer; the first authentic datagram says where the peer is, and each later
+//! one says it anew. Nobody outside the table is answered.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use postern_model::{Moment, OverlayAddr, PublicKey};
+use postern_wireguard::{
+    Admission, Gate, Kind, MIN_BUFFER, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelError, classify,
+};
+use rustc_hash::FxHashMap;
+
+use super::{ForwarderSink, PeerStatus, queue::Queue};
+use crate::{Counters, DropReason, ForwardingTable, Peer};
+
+/// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// One peer.
+struct PeerState {
+    peer: Arc<Peer>,
+    tunnel: Tunnel,
+    index: u32,
+    /// Where the last authentic datagram came from.
+    endpoint: Option<SocketAddr>,
+    /// When that was.
+    heard: Option<Moment>,
+    queue: Queue,
+    /// The overlay addresses that the peer may send from as a client of this gateway.
+    client_addr: Option<OverlayAddr>,
+}
+
+/// All peers of the table in force.
+pub(super) struct Peers {
+    private: PrivateKey,
+    gate: Gate,
+    by_key: FxHashMap<PublicKey, PeerState>,
+    by_index: FxHashMap<u32, PublicKey>,
+    next_index: u32,
+    /// Not later than the earliest timer of a tunnel or a queue.
+    due: Option<Moment>,
+    /// Datagrams are made here.
+    out: Vec<u8>,
+}
+
+impl Peers {
+    pub(super) fn new(private: PrivateKey, now: Moment) -> Self {
+        Self {
+            gate: Gate::new(&private, now),
+            // Somewhere else on each node, so that a mixed up capture still tells nodes apart.
+            next_index: u32::from_le_bytes(*private.public().0.first_chunk().unwrap_or(&[0; 4])),
+            private,
+            by_key: FxHashMap::default(),
+            by_index: FxHashMap::default(),
+            due: None,
+            out: vec![0; MIN_BUFFER],
+        }
+    }
+
+    /// Adds and drops peers as the table says. A tunnel with the same keys stays, with its sessions.
+    pub(super) fn apply(&mut self, table: &ForwardingTable, sink: &mut impl ForwarderSink, now: Moment) {
+        let kept = |state: &PeerState, new: &Peer| state.peer.preshared_key == new.preshared_key;
+        self.by_key.retain(|key, state| table.peers.get(key).is_some_and(|new| kept(state, new)));
+        self.by_index.retain(|_, key| self.by_key.contains_key(key));
+        for (key, peer) in &table.peers {
+            match self.by_key.get_mut(key) {
+                Some(state) => {
+                    state.peer = Arc::clone(peer);
+                    state.client_addr = None;
+                }
+                None => self.add(Arc::clone(peer), sink, now),
+            }
+        }
+        for grant in table.carried.values() {
+            if let Some(state) = self.by_key.get_mut(&grant.peer) {
+                state.client_addr = Some(grant.client_addr);
+            }
+        }
+    }
+
+    fn add(&mut self, peer: Arc<Peer>, sink: &mut impl ForwarderSink, now: Moment) {
+        let index = self.free_index();
+        let tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
+        let (key, initiate) = (peer.key, peer.initiate);
+        let state = PeerState { peer, tunnel, index, endpoint: None, heard: None, queue: Queue::default(), client_addr: None };
+        self.by_index.insert(index, key);
+        let state = self.by_key.entry(key).insert_entry(state).into_mut();
+        if initiate {
+            // The grant was asked for because something waits to be sent: have the session ready when it comes.
+            state.start_handshake(&mut self.out, sink, now);
+            note_due(&mut self.due, state);
+        }
+    }
+
+    /// An index of 24 bits that no tunnel has, far from the last one.
+    fn free_index(&mut self) -> u32 {
+        loop {
+            self.next_index = self.next_index.wrapping_add(0x9e37_79b9) & 0x00ff_ffff;
+            if !self.by_index.contains_key(&self.next_index) {
+                return self.next_index;
+            }
+        }
+    }
+
+    /// The overlay addresses that `key` may send from as a client.
+    pub(super) fn client_addr(&self, key: &PublicKey) -> Option<OverlayAddr> {
+        self.by_key.get(key).and_then(|state| state.client_addr)
+    }
+
+    /// Sends an inner packet to a peer, now or as soon as there is a session.
+    pub(super) fn send(
+        &mut self,
+        key: &PublicKey,
+        packet: &[u8],
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) {
+        let Some(state) = self.by_key.get_mut(key) else {
+            counters.count(DropReason::UnknownPeer);
+            return;
+        };
+        reserve(&mut self.out, packet.len() + OVERHEAD);
+        if state.queue.is_empty() && state.seal(packet, &mut self.out, sink, now) {
+            counters.out_packets += 1;
+        } else if state.queue.push(packet, now) {
+            state.start_handshake(&mut self.out, sink, now);
+        } else {
+            counters.count(DropReason::PendingFull);
+        }
+        note_due(&mut self.due, state);
+    }
+
+    /// Sends an inner packet to a peer if there is a session, and drops it if not.
+    pub(super) fn send_now(&mut self, key: &PublicKey, packet: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
+        if let Some(state) = self.by_key.get_mut(key) {
+            reserve(&mut self.out, packet.len() + OVERHEAD);
+            state.seal(packet, &mut self.out, sink, now);
+            note_due(&mut self.due, state);
+        }
+    }
+
+    /// Takes a datagram. An inner packet is returned, in `inner`, with the key of the peer that sealed it.
+    pub(super) fn open<'a>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        inner: &'a mut Vec<u8>,
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) -> Option<(PublicKey, &'a mut [u8])> {
+        let (key, roams) = match self.addressee(from, datagram, sink, now) {
+            Ok(addressee) => addressee?,
+            Err(reason) => {
+                counters.count(reason);
+                return None;
+            }
+        };
+        let Some(state) = self.by_key.get_mut(&key) else {
+            counters.count(DropReason::UnknownPeer);
+            return None;
+        };
+        reserve(inner, datagram.len());
+        let opened = state.tunnel.handle_datagram(datagram, inner, now);
+        if opened.is_ok() && roams {
+            (state.endpoint, state.heard) = (Some(from), Some(now));
+        }
+        if let Ok(Opened::Reply { datagram, .. }) = &opened {
+            sink.send_datagram(from, datagram);
+        }
+        state.flush(&mut self.out, sink, counters, now);
+        note_due(&mut self.due, state);
+        match opened {
+            Ok(Opened::Packet(packet)) => Some((key, packet)),
+            Ok(Opened::Keepalive | Opened::Reply { .. } | Opened::Nothing) => None,
+            Err(error) => {
+                counters.count(match error {
+                    TunnelError::Invalid => DropReason::NotAuthentic,
+                    TunnelError::Replayed => DropReason::Replayed,
+                    TunnelError::UnknownSession | TunnelError::Expired => DropReason::NoSession,
+                    TunnelError::NotIp => DropReason::Malformed,
+                });
+                None
+            }
+        }
+    }
+
+    /// For which peer a datagram is, and whether it tells where the peer is. Nothing is authenticated yet. `Ok(None)`
+    /// when it was dealt with.
+    fn addressee(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Result<Option<(PublicKey, bool)>, DropReason> {
+        let kind = classify(datagram).ok_or(DropReason::NotWireGuard)?;
+        let (index, roams) = match kind {
+            Kind::Initiation => {
+                return match self.gate.admit(datagram, from, &mut self.out, now) {
+                    Admission::Peer(key) => Ok(Some((key, true))),
+                    Admission::Cookie(reply) => {
+                        sink.send_datagram(from, reply);
+                        Ok(None)
+                    }
+                    Admission::Invalid => Err(DropReason::NotAuthentic),
+                    Admission::Limited => Err(DropReason::HandshakeLimit),
+                };
+            }
+            Kind::Response { tunnel } | Kind::Data { tunnel } => (tunnel, true),
+            // Whoever is asked for a handshake may send one: it is no sign of who answers there.
+            Kind::CookieReply { tunnel } => (tunnel, false),
+        };
+        self.by_index.get(&index).map(|key| Some((*key, roams))).ok_or(DropReason::NoSession)
+    }
+
+    /// Drops packets that wait for a session and no longer pass `keep`.
+    pub(super) fn retain_queued(&mut self, counters: &mut Counters, mut keep: impl FnMut(&[u8]) -> bool) {
+        for state in self.by_key.values_mut() {
+            for _ in 0..state.queue.retain(&mut keep) {
+                counters.count(DropReason::NoGrant);
+            }
+        }
+    }
+
+    /// The tunnels' timers, and packets that have waited too long.
+    pub(super) fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, counters: &mut Counters, now: Moment) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.due = None;
+        for state in self.by_key.values_mut() {
+            for _ in 0..state.queue.expire(now) {
+                counters.count(DropReason::PendingTimeout);
+            }
+            while let Some(datagram) = state.tunnel.handle_timeout(&mut self.out, now) {
+                deliver(&state.peer, state.endpoint, state.is_silent(now), datagram, sink);
+            }
+            note_due(&mut self.due, state);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due; sometimes too early, never too late.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.due
+    }
+
+    pub(super) fn statuses(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        self.by_key.values().map(|state| PeerStatus {
+            key: state.peer.key,
+            endpoint: state.endpoint,
+            stats: state.tunnel.stats(),
+            flows: 0,
+        })
+    }
+}
+
+impl PeerState {
+    /// Seals and sends; `false` without a session.
+    fn seal(&mut self, packet: &[u8], out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) -> bool {
+        match self.tunnel.seal(packet, out, now) {
+            Sealed::Datagram(datagram) => {
+                deliver(&self.peer, self.endpoint, false, datagram, sink);
+                true
+            }
+            Sealed::NoSession => false,
+        }
+    }
+
+    /// Sends what waited, in order, as far as there is a session.
+    fn flush(&mut self, out: &mut Vec<u8>, sink: &mut impl ForwarderSink, counters: &mut Counters, now: Moment) {
+        if self.queue.is_empty() || !self.tunnel.has_session(now) {
+            return;
+        }
+        for _ in 0..self.queue.expire(now) {
+            counters.count(DropReason::PendingTimeout);
+        }
+        while let Some(packet) = self.queue.pop() {
+            reserve(out, packet.len() + OVERHEAD);
+            if self.seal(&packet, out, sink, now) {
+                counters.out_packets += 1;
+            } else {
+                counters.count(DropReason::NoSession);
+            }
+        }
+    }
+
+    /// Starts a handshake, unless one is under way, or nothing says where.
+    fn start_handshake(&mut self, out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
+        // Who does not start handshakes by the table still makes a new session for an answer that comes late, where the
+        // peer was last.
+        if (self.peer.initiate || self.endpoint.is_some())
+            && let Some(initiation) = self.tunnel.start_handshake(out, now)
+        {
+            deliver(&self.peer, self.endpoint, self.is_silent(now), initiation, sink);
+        }
+    }
+
+    /// Whether its endpoint may be out of date.
+    fn is_silent(&self, now: Moment) -> bool {
+        self.heard.is_none_or(|heard| now.since(heard) >= SILENCE)
+    }
+}
+
+/// Sends a datagram to a peer's endpoint; an initiation to a silent peer also to every candidate.
+fn deliver(
+    peer: &Peer,
+    endpoint: Option<SocketAddr>,
+    silent: bool,
+    datagram: &[u8],
+    sink: &mut impl ForwarderSink,
+) {
+    if let Some(endpoint) = endpoint {
+        sink.send_datagram(endpoint, datagram);
+    }
+    if peer.initiate && silent && classify(datagram) == Some(Kind::Initiation) {
+        for candidate in peer.candidates.iter().filter(|candidate| Some(**candidate) != endpoint) {
+            sink.send_datagram(*candidate, datagram);
+        }
+    }
+}
+
+/// Takes a peer's timers into account.
+fn note_due(due: &mut Option<Moment>, state: &PeerState) {
+    let earliest = [*due, state.tunnel.poll_timeout(), state.queue.expires_at()];
+    *due = earliest.into_iter().flatten().min();
+}
+
+/// Makes a buffer at least `len` long; it never shrinks, so that this costs nothing after the first packets.
+fn reserve(buffer: &mut Vec<u8>, len: usize) {
+    let len = len.max(MIN_BUFFER);
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+}
