@@ -69,7 +69,9 @@ impl Draft<'_> {
             Command::CreateApiKey { name, secret_hash } => {
                 let id = env.id(postern_model::ApiKeyId::from_bytes);
                 if self.state.api_keys.values().any(|key| key.name == *name) {
-                    return Err(conflict(format!("there is an API key '{name}' already; choose another name or revoke it first")));
+                    return Err(conflict(format!(
+                        "there is an API key '{name}' already; choose another name or revoke it first"
+                    )));
                 }
                 self.note("apikey.create", format!("apikey:{name}"), &[("id", &id)]);
                 let record = ApiKeyRecord { id, name: name.clone(), secret_hash: *secret_hash, created_at: self.now };
@@ -154,7 +156,11 @@ impl Draft<'_> {
         self.note("device.remove", format!("device:{name}"), &[("id", &id)]);
         let grants = self.state.grants_of_device(id).chain(self.state.grants_of_gateway(id)).cloned();
         for grant in grants.collect::<Vec<_>>() {
-            let reason = if grant.device == id { postern_model::DenyReason::DeviceRevoked } else { postern_model::DenyReason::NoGateway };
+            let reason = if grant.device == id {
+                postern_model::DenyReason::DeviceRevoked
+            } else {
+                postern_model::DenyReason::NoGateway
+            };
             self.end_grant(&grant, postern_model::grant::GrantEnd::Revoked(reason));
         }
         self.remove_policies_of(Principal::Device(id));
@@ -178,7 +184,9 @@ impl Draft<'_> {
     fn principal_label(&self, principal: Principal) -> String {
         let unknown = || "?".to_owned();
         match principal {
-            Principal::User(id) => format!("user:{}", self.state.users.get(&id).map_or_else(unknown, |user| user.name.to_string())),
+            Principal::User(id) => {
+                format!("user:{}", self.state.users.get(&id).map_or_else(unknown, |user| user.name.to_string()))
+            }
             Principal::Group(id) => {
                 format!("group:{}", self.state.groups.get(&id).map_or_else(unknown, |group| group.name.to_string()))
             }
@@ -270,14 +278,22 @@ impl Draft<'_> {
     /// What must hold of a resource beside its fields' own rules.
     fn check_resource(&self, resource: &Resource) -> Result<()> {
         if resource.filter.is_empty() {
-            return Err(invalid("the resource would let nothing through: give it --tcp PORTS, --udp PORTS or --icmp".into()));
+            return Err(invalid(
+                "the resource would let nothing through: give it --tcp PORTS, --udp PORTS or --icmp".into(),
+            ));
         }
         if resource.aliases.len() > MAX_ALIASES {
             return Err(invalid(format!("a resource has at most {MAX_ALIASES} aliases")));
         }
         let zone = &self.state.network.zone;
-        if let Some(taken) = self.state.resource_with_alias(&resource.name.in_zone(zone)).filter(|other| other.id != resource.id) {
-            return Err(conflict(format!("'{}' is an alias of resource '{}' already", resource.name.in_zone(zone), taken.name)));
+        if let Some(taken) =
+            self.state.resource_with_alias(&resource.name.in_zone(zone)).filter(|other| other.id != resource.id)
+        {
+            return Err(conflict(format!(
+                "'{}' is an alias of resource '{}' already",
+                resource.name.in_zone(zone),
+                taken.name
+            )));
         }
         let mut seen = std::collections::BTreeSet::new();
         for alias in &resource.aliases {
@@ -312,7 +328,9 @@ impl Draft<'_> {
         after.filter = edit.filter.clone().unwrap_or(after.filter);
         after.aliases = edit.aliases.clone().unwrap_or(after.aliases);
         if after == before {
-            return Err(invalid("nothing would change: give --target, --tcp, --udp, --icmp or --alias a new value".into()));
+            return Err(invalid(
+                "nothing would change: give --target, --tcp, --udp, --icmp or --alias a new value".into(),
+            ));
         }
         self.check_resource(&after)?;
         let aliases: Vec<_> = after.aliases.iter().map(Fqdn::as_str).collect();
@@ -360,12 +378,17 @@ impl Draft<'_> {
     }
 
     fn create_token(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
-        let Command::CreateToken { id, owner, expires_in, uses, secret_hash } = command else { unreachable!("dispatched") };
+        let Command::CreateToken { owner, expires_in, uses, secret_hash } = command else { unreachable!("dispatched") };
+        let id = env.id(postern_model::TokenId::from_bytes);
         if expires_in.is_zero() || *expires_in > MAX_TOKEN_LIFE {
-            return Err(invalid("a join token lives at least a moment and at most a year: give --expires like 1h or 7days".into()));
+            return Err(invalid(
+                "a join token lives at least a moment and at most a year: give --expires like 1h or 7days".into(),
+            ));
         }
         if !(1..=MAX_TOKEN_USES).contains(uses) {
-            return Err(invalid(format!("a join token enrols at least 1 and at most {MAX_TOKEN_USES} devices: give --uses so")));
+            return Err(invalid(format!(
+                "a join token enrols at least 1 and at most {MAX_TOKEN_USES} devices: give --uses so"
+            )));
         }
         let (record, label) = match owner {
             TokenOwner::User(name) => {
@@ -382,7 +405,7 @@ impl Draft<'_> {
             [("owner", &label), ("uses", uses), ("expires_at", &expires_at.unix_millis())];
         self.note("token.create", format!("token:{id}"), &details);
         self.change(Change::PutToken(Token {
-            id: *id,
+            id,
             secret_hash: *secret_hash,
             owner: record,
             uses_left: *uses,
@@ -390,7 +413,7 @@ impl Draft<'_> {
             withdrawn: false,
             created_at: self.now,
         }));
-        Ok(Touched::Token(*id))
+        Ok(Touched::Token(id))
     }
 }
 

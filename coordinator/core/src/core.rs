@@ -1,13 +1,25 @@
-//! [`Core`]: the state, and the calls that move it.
+//! [`Core`]: the state, and the two steps in which it moves: a proposal is made, and applied.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
 
 use postern_model::{
-    DeviceId, Posture, PublicKey, SecretBytes, Sha256, Timestamp, TokenId, audit::Actor, change::Batch, record::World,
+    Candidate, DenyReason, DeviceId, GrantId, SecretBytes, Timestamp,
+    audit::Actor,
+    change::{Batch, Change},
+    grant::{Grant, GrantEnd},
+    record::World,
 };
-use postern_wire::{AccessRequest, EnrolRefusal, Hello, NodeMessage};
+use postern_wire::{CoordinatorMessage, Eviction, close};
 
-use crate::{Command, Effect, Refusal, Touched};
+use crate::{
+    Command, Effect, Refusal, State, Touched,
+    access::{FollowUp, Waiting},
+    commands,
+    presence::Session,
+};
 
 /// What the core takes from outside for one call: the time, and random bytes for ids.
 pub struct Env<'a> {
@@ -15,6 +27,26 @@ pub struct Env<'a> {
     pub now: Timestamp,
     /// Fills the buffer with random bytes.
     pub random: &'a mut dyn FnMut(&mut [u8]),
+}
+
+impl Env<'_> {
+    pub(crate) fn id<T>(&mut self, make: impl FnOnce([u8; 16]) -> T) -> T {
+        let mut bytes = [0; 16];
+        (self.random)(&mut bytes);
+        make(bytes)
+    }
+
+    pub(crate) fn ticket(&mut self) -> AccessTicket {
+        let mut bytes = [0; 8];
+        (self.random)(&mut bytes);
+        AccessTicket(u64::from_le_bytes(bytes))
+    }
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").field("now", &self.now).finish_non_exhaustive()
+    }
 }
 
 /// What an admin may tune.
@@ -38,144 +70,149 @@ pub struct Proposal<T> {
     pub batch: Batch,
     /// For the caller, once it is committed.
     pub outcome: T,
+    follow_up: Option<FollowUp>,
+}
+
+impl<T> Proposal<T> {
+    pub(crate) fn new(batch: Batch, outcome: T) -> Self {
+        Self { batch, outcome, follow_up: None }
+    }
+
+    pub(crate) fn then(self, follow_up: FollowUp) -> Self {
+        Self { follow_up: Some(follow_up), ..self }
+    }
 }
 
 /// Names one access request that waits for its answer; made by the core, meaningless elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccessTicket(pub u64);
 
-/// What the shell has checked of an enrolment: the request's signature holds for this device key.
-#[derive(Debug)]
-pub struct EnrolProof {
-    /// Which token.
-    pub token: TokenId,
-    /// SHA-256 of the secret that came with it.
-    pub secret_hash: Sha256,
-    /// SHA-256 of the device key (SubjectPublicKeyInfo, DER).
-    pub device_key: Sha256,
-    /// The device's WireGuard key.
-    pub wireguard: PublicKey,
-    /// What it says of itself.
-    pub posture: Posture,
-    /// From where it came.
-    pub from: SocketAddr,
-}
-
-/// An enrolled device, to be given a certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrolment {
-    /// Its id.
-    pub device: DeviceId,
-    /// Its name.
-    pub name: String,
-}
-
 /// The coordinator's brain. See the crate's documentation for the order of calls.
 pub struct Core {
-    _world: World,
+    pub(crate) state: State,
+    pub(crate) config: CoreConfig,
+    pub(crate) sessions: HashMap<DeviceId, Session>,
+    /// Where each device was last known to be reached; kept while it is away, for grants that go on.
+    pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
+    /// Grants that their gateway has been sent and not yet acknowledged.
+    pub(crate) waiting: HashMap<GrantId, Waiting>,
+    pub(crate) effects: VecDeque<Effect>,
 }
 
-#[allow(clippy::todo, unused_variables, missing_docs)]
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("revision", &self.state.revision).finish_non_exhaustive()
+    }
+}
+
 impl Core {
     /// A core over what the store holds. Every device is away; grants go on.
     pub fn new(world: World, config: CoreConfig) -> Self {
-        todo!()
+        Self {
+            state: State::new(world),
+            config,
+            sessions: HashMap::new(),
+            candidates: HashMap::new(),
+            waiting: HashMap::new(),
+            effects: VecDeque::new(),
+        }
     }
 
-    /// The state as last applied, for listing.
-    pub fn world(&self) -> &World {
-        todo!()
-    }
-
-    /// Whether the device has a session, and since when and from where.
-    pub fn presence(&self, device: DeviceId) -> Option<(Timestamp, SocketAddr)> {
-        todo!()
+    /// The state as last applied.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// An admin's change, with everything that it re-decides (grants that it ends) in the same batch.
+    ///
+    /// # Errors
+    /// With what is wrong and what would be right.
     pub fn propose_command(
         &self,
         actor: &Actor,
         command: &Command,
         env: &mut Env<'_>,
     ) -> Result<Proposal<Touched>, Refusal> {
-        todo!()
-    }
-
-    /// A device that wants to enrol. A refusal is also a proposal: its batch holds only the audit entry.
-    pub fn propose_enrolment(
-        &self,
-        proof: &EnrolProof,
-        env: &mut Env<'_>,
-    ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
-        todo!()
-    }
-
-    /// Whether a device with this id and device key may connect now.
-    pub fn authorize_device(&self, device: DeviceId, key: &Sha256) -> bool {
-        todo!()
-    }
-
-    /// A device opened its session: yields `Send(Welcome)`. Supersedes an older session of the same device:
-    /// if its `Hello::instance` differs, that one is told `Evicted{Superseded}` and closed.
-    /// `renew_certificate_in` goes into the welcome.
-    pub fn propose_connect(
-        &self,
-        device: DeviceId,
-        hello: &Hello,
-        from: SocketAddr,
-        env: &mut Env<'_>,
-    ) -> Proposal<()> {
-        todo!()
-    }
-    pub fn handle_connected(
-        &mut self,
-        device: DeviceId,
-        connection: u64,
-        hello: &Hello,
-        from: SocketAddr,
-        renew_certificate_in: Duration,
-        now: Timestamp,
-    ) {
-        todo!()
-    }
-
-    /// The connection with this number ended; ignored when a newer one took its place.
-    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64, now: Timestamp) {
-        todo!()
-    }
-
-    /// A message in the session (not `RenewCertificate`, which the shell answers itself).
-    pub fn handle_message(&mut self, device: DeviceId, message: NodeMessage, now: Timestamp) {
-        todo!()
-    }
-
-    /// A device asks for a resource. The decision is in the batch; after `apply`, the answer comes as
-    /// `Effect::Answer` with this ticket, at once when denied, after the gateway's acknowledgement when allowed.
-    pub fn propose_access(
-        &self,
-        device: DeviceId,
-        request: &AccessRequest,
-        env: &mut Env<'_>,
-    ) -> Proposal<AccessTicket> {
-        todo!()
-    }
-
-    /// Leases that ran out and gateways that did not acknowledge in time.
-    pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
-        todo!()
-    }
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        todo!()
+        let (batch, touched) = commands::draft(&self.state, actor, command, env)?;
+        Ok(Proposal::new(batch, touched))
     }
 
     /// Takes over what was committed.
     pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp) -> T {
-        todo!()
+        let Proposal { batch, outcome, follow_up } = proposal;
+        if batch.audit.is_empty() {
+            self.follow(follow_up, now);
+            return outcome;
+        }
+        let mut viewers = self.viewers_touched(&batch.changes);
+        // What the changes are about, as it was before them.
+        let ended: Vec<(Grant, GrantEnd)> = batch.changes.iter().filter_map(|change| self.ending(change)).collect();
+        let mut changed = Vec::new();
+        let mut gone = Vec::new();
+        for change in batch.changes {
+            match &change {
+                Change::PutGrant(grant) => changed.push(grant.id),
+                Change::RemoveDevice(id) => gone.push(*id),
+                Change::PutDevice(device) if device.revoked => gone.push(device.id),
+                _ => {}
+            }
+            viewers.extend(self.viewers_touched(std::slice::from_ref(&change)));
+            self.state.apply(change);
+        }
+        self.state.revision = self.state.revision.next();
+        for (grant, end) in ended {
+            self.tell_ended(&grant, end);
+        }
+        for grant in changed {
+            self.tell_changed(grant, follow_up.as_ref(), now);
+        }
+        for device in gone {
+            self.evict(device);
+        }
+        for device in viewers {
+            self.tell_catalogue(device, now);
+        }
+        self.follow(follow_up, now);
+        outcome
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        todo!()
+        self.effects.pop_front()
+    }
+
+    fn ending(&self, change: &Change) -> Option<(Grant, GrantEnd)> {
+        match change {
+            Change::EndGrant(id, end) => Some((self.state.grants.get(id)?.clone(), *end)),
+            _ => None,
+        }
+    }
+
+    /// The gateway first: that is where it counts.
+    fn tell_ended(&mut self, grant: &Grant, end: GrantEnd) {
+        let reason = match end {
+            GrantEnd::Revoked(reason) => reason,
+            GrantEnd::Expired => DenyReason::LeaseExpired,
+            GrantEnd::Replaced => DenyReason::Replaced,
+        };
+        let reason = crate::access::told(reason);
+        for device in [grant.gateway, grant.device] {
+            self.send(device, CoordinatorMessage::RevokeGrant { grant: grant.id, reason });
+        }
+        self.answer_waiting(grant.id, reason);
+    }
+
+    fn evict(&mut self, device: DeviceId) {
+        self.candidates.remove(&device);
+        if self.sessions.contains_key(&device) {
+            self.send(device, CoordinatorMessage::Evicted { reason: Eviction::Revoked });
+            self.close(device, close::UNAUTHORIZED);
+            self.sessions.remove(&device);
+        }
+    }
+
+    /// The connected devices whose catalogue a change can touch, by the state as it is now.
+    fn viewers_touched(&self, changes: &[Change]) -> BTreeSet<DeviceId> {
+        changes.iter().flat_map(|change| self.viewers_of(change)).filter(|id| self.sessions.contains_key(id)).collect()
     }
 }

@@ -33,12 +33,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Notes what happens, for the audit log.
-    pub(crate) fn note(&mut self, action: &str, object: impl ToString, details: &[(&str, &dyn ToString)]) {
+    pub(crate) fn note(&mut self, action: &str, object: impl Into<String>, details: &[(&str, &dyn ToString)]) {
         self.audit.push(AuditEvent {
             at: self.now,
             actor: self.actor.clone(),
             action: action.to_owned(),
-            object: object.to_string(),
+            object: object.into(),
             details: details.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect(),
         });
     }
@@ -51,10 +51,13 @@ impl<'a> Draft<'a> {
             GrantEnd::Revoked(reason) => reason.label(),
             GrantEnd::Expired => "expired",
             GrantEnd::Replaced => "replaced",
-            GrantEnd::Released => "released",
         };
         let (device, resource) = (self.device_label(grant.device), self.resource_label(grant.resource));
-        self.note("grant.end", format!("grant:{}", grant.id), &[("device", &device), ("resource", &resource), ("why", &why)]);
+        self.note(
+            "grant.end",
+            format!("grant:{}", grant.id),
+            &[("device", &device), ("resource", &resource), ("why", &why)],
+        );
         self.change(Change::EndGrant(grant.id, end));
     }
 
@@ -68,8 +71,12 @@ impl<'a> Draft<'a> {
                 Redecision::Stays => {}
                 Redecision::Changes(grant) => {
                     let (device, resource) = (self.device_label(grant.device), self.resource_label(grant.resource));
-                    let details: [(&str, &dyn ToString); 4] =
-                        [("device", &device), ("resource", &resource), ("filter", &grant.filter), ("policy", &grant.policy)];
+                    let details: [(&str, &dyn ToString); 4] = [
+                        ("device", &device),
+                        ("resource", &resource),
+                        ("filter", &grant.filter),
+                        ("policy", &grant.policy),
+                    ];
                     self.note("grant.change", format!("grant:{id}"), &details);
                     self.change(Change::PutGrant(grant));
                 }
@@ -98,9 +105,8 @@ fn touched(state: &State, change: &Change) -> Vec<GrantId> {
         let devices = state.devices_of(Owner::User(user));
         devices.flat_map(|device| state.grants_of_device(device.id)).map(|grant| grant.id).collect()
     };
-    let of_device = |id: DeviceId| {
-        state.grants_of_device(id).chain(state.grants_of_gateway(id)).map(|grant| grant.id).collect()
-    };
+    let of_device =
+        |id: DeviceId| state.grants_of_device(id).chain(state.grants_of_gateway(id)).map(|grant| grant.id).collect();
     match change {
         Change::PutUser(User { id, .. }) | Change::RemoveUser(id) => of_user(*id),
         Change::AddMember(_, user) | Change::RemoveMember(_, user) => of_user(*user),
@@ -133,7 +139,9 @@ impl<'a> After<'a> {
             Decision::Denied { reason } => Redecision::Ends(GrantEnd::Revoked(reason)),
             Decision::Allowed { .. } if gateway_is_gone => Redecision::Ends(GrantEnd::Revoked(DenyReason::NoGateway)),
             Decision::Allowed { .. } if self.leads_elsewhere(grant.resource) => Redecision::Ends(GrantEnd::Replaced),
-            Decision::Allowed { filter, policy } if filter == grant.filter && policy == grant.policy => Redecision::Stays,
+            Decision::Allowed { filter, policy } if filter == grant.filter && policy == grant.policy => {
+                Redecision::Stays
+            }
             Decision::Allowed { filter, policy } => Redecision::Changes(Grant { filter, policy, ..grant.clone() }),
         }
     }
@@ -195,9 +203,12 @@ impl Facts for After<'_> {
     }
 
     fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
-        let is_removed = |id: PolicyId| self.changes.iter().any(|c| matches!(c, Change::RemovePolicy(removed) if *removed == id));
+        let is_removed =
+            |id: PolicyId| self.changes.iter().any(|c| matches!(c, Change::RemovePolicy(removed) if *removed == id));
         let put = self.last(|change| match change {
-            Change::PutPolicy(policy) if policy.principal == principal && policy.resource == resource => Some(policy.id),
+            Change::PutPolicy(policy) if policy.principal == principal && policy.resource == resource => {
+                Some(policy.id)
+            }
             _ => None,
         });
         put.or_else(|| self.state.policy_set().policy(principal, resource)).filter(|id| !is_removed(*id))

@@ -1,4 +1,4 @@
-//! The coordinator's brain, sans-IO: presence, enrolment, the grant lifecycle, leases and revisions.
+//! The coordinator's brain, sans-IO: presence, enrolment, decisions and re-decisions, grants, leases and revisions.
 //!
 //! [`Core`] is driven by the server's shell and does nothing by itself. Whatever changes durable state is first
 //! *proposed* (a [`Proposal`], made without touching the core), then committed by the store, then *applied*. Only what
@@ -12,12 +12,28 @@
 //! 4. [`Core::poll_timeout`] says when to call [`Core::propose_timeout`] next.
 //!
 //! `handle_*` take what is not durable (connections, acknowledgements); poll for effects after them too.
+//!
+//! - [`command`], [`effect`]: what comes in from admins, what is to be done
+//! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions
+//! - `commands`, `enrolment`, `access`: what a batch is made of; `core`: proposing, applying
+//! - `presence`: sessions, candidates, catalogues; `psk`: preshared keys
 
 pub mod command;
 pub mod effect;
+pub mod state;
 
+mod access;
+mod commands;
 mod core;
+mod draft;
+mod enrolment;
+mod presence;
+mod psk;
+#[cfg(test)]
+mod tests;
 
-pub use crate::core::{AccessTicket, Core, CoreConfig, EnrolProof, Enrolment, Env, Proposal};
+pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
 pub use command::{Command, Refusal, ResourceEdit, TokenOwner, Touched};
 pub use effect::Effect;
+pub use enrolment::{EnrolProof, Enrolment};
+pub use state::State;

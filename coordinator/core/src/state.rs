@@ -8,8 +8,8 @@ use std::{
 };
 
 use postern_model::{
-    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, ResourceId, ResourceName, Revision, SiteId, SiteName,
-    Timestamp, TokenId, UserId, UserName,
+    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, ResourceId, ResourceName, Revision, SiteId,
+    SiteName, Timestamp, TokenId, UserId, UserName,
     change::Change,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Resource, Site, Token, User, World},
@@ -353,7 +353,7 @@ impl<K: Eq + Hash, V: Ord + Copy> Index<K, V> {
         }
     }
 
-    fn get(&self, key: &K) -> impl Iterator<Item = V> + '_ {
+    fn get<'a>(&'a self, key: &K) -> impl Iterator<Item = V> + use<'a, K, V> {
         self.0.get(key).into_iter().flatten().copied()
     }
 }

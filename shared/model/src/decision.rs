@@ -55,6 +55,11 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
+    /// Whether nothing was decided about the access itself: trying again soon may help, and a grant that is held stays.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::NoGateway | Self::GatewayUnreachable | Self::TooManyRequests | Self::CoordinatorFault)
+    }
+
     /// The label used in metrics, the audit log and JSON.
     pub fn label(self) -> &'static str {
         match self {

@@ -35,6 +35,4 @@ pub enum GrantEnd {
     Expired,
     /// Replaced by a grant with another filter, gateway or key.
     Replaced,
-    /// The client logged out or gave it back.
-    Released,
 }

@@ -18,7 +18,8 @@ pub struct AccessRequest {
 pub enum AccessReply {
     /// Yes; replaces any grant that the device held for the resource.
     Granted(Granted),
-    /// No; ends any grant that the device held for the resource.
+    /// No; ends any grant that the device held for the resource, unless the reason is
+    /// [transient](DenyReason::is_transient).
     Denied {
         /// Why.
         reason: DenyReason,

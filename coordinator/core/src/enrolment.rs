@@ -1,0 +1,185 @@
+//! Enrolment: what a join token's holder gets, or why not.
+
+use std::net::SocketAddr;
+
+use postern_model::{
+    DeviceId, Posture, PublicKey, Sha256, TokenId,
+    audit::Actor,
+    change::Change,
+    record::{Device, Owner, Token},
+};
+use postern_wire::EnrolRefusal;
+
+use crate::{Core, Env, Proposal, draft::Draft, state::State};
+
+/// What the shell has checked of an enrolment: the request's signature holds for this device key.
+#[derive(Debug)]
+pub struct EnrolProof {
+    /// Which token.
+    pub token: TokenId,
+    /// SHA-256 of the secret that came with it.
+    pub secret_hash: Sha256,
+    /// SHA-256 of the device key (SubjectPublicKeyInfo, DER).
+    pub device_key: Sha256,
+    /// The device's WireGuard key.
+    pub wireguard: PublicKey,
+    /// What it says of itself.
+    pub posture: Posture,
+    /// From where it came.
+    pub from: SocketAddr,
+}
+
+/// An enrolled device, to be given a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// Its id.
+    pub device: DeviceId,
+    /// Its name.
+    pub name: String,
+}
+
+/// The longest device name made from a host name; a DNS label.
+const MAX_NAME: usize = 63;
+
+impl Core {
+    /// A device that wants to enrol. A refusal is also a proposal: its batch holds only the audit entry, or nothing when
+    /// no such token was ever made here, so that strangers can't fill the log.
+    pub fn propose_enrolment(
+        &self,
+        proof: &EnrolProof,
+        env: &mut Env<'_>,
+    ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
+        let mut draft = Draft::new(&self.state, Actor::Token(proof.token), env.now);
+        let outcome = check_token(&self.state, proof, env).and_then(|token| enrol(&mut draft, token, proof, env));
+        if let Err(refusal) = &outcome
+            && self.state.tokens.contains_key(&proof.token)
+        {
+            let hostname = proof.posture.clone().bounded().hostname;
+            let why = serde_label(*refusal);
+            draft.note(
+                "enrol.refuse",
+                format!("token:{}", proof.token),
+                &[("why", &why), ("hostname", &hostname), ("from", &proof.from)],
+            );
+        }
+        Proposal::new(draft.finish(), outcome)
+    }
+}
+
+/// The secret first: whoever does not have it learns nothing about the token.
+fn check_token<'a>(state: &'a State, proof: &EnrolProof, env: &Env<'_>) -> Result<&'a Token, EnrolRefusal> {
+    let token = state.tokens.get(&proof.token).ok_or(EnrolRefusal::Invalid)?;
+    if !token.secret_hash.ct_eq(&proof.secret_hash) {
+        return Err(EnrolRefusal::Invalid);
+    }
+    if token.withdrawn {
+        return Err(EnrolRefusal::Withdrawn);
+    }
+    if token.expires_at <= env.now {
+        return Err(EnrolRefusal::Expired);
+    }
+    if token.uses_left == 0 {
+        return Err(EnrolRefusal::Used);
+    }
+    let is_active = match token.owner {
+        Owner::User(user) => state.users.get(&user).is_some_and(|user| !user.suspended),
+        Owner::Site(site) => state.sites.contains_key(&site),
+    };
+    if !is_active {
+        return Err(EnrolRefusal::OwnerInactive);
+    }
+    Ok(token)
+}
+
+fn enrol(
+    draft: &mut Draft<'_>,
+    token: &Token,
+    proof: &EnrolProof,
+    env: &mut Env<'_>,
+) -> Result<Enrolment, EnrolRefusal> {
+    let state = draft.state;
+    if state.devices.values().any(|other| other.key == proof.device_key || other.wireguard == proof.wireguard) {
+        return Err(EnrolRefusal::KeyInUse);
+    }
+    let mut network = state.network.clone();
+    let addr = network.ranges.device(network.next_device_index).ok_or(EnrolRefusal::CoordinatorFault)?;
+    network.next_device_index += 1;
+    let posture = proof.posture.clone().bounded();
+    let name = device_name(state, &posture.hostname);
+    let id = env.id(DeviceId::from_bytes);
+    draft.note(
+        "device.enrol",
+        format!("device:{name}"),
+        &[
+            ("id", &id),
+            ("owner", &owner_label(state, token.owner)),
+            ("wireguard", &proof.wireguard),
+            ("from", &proof.from),
+        ],
+    );
+    draft.change(Change::PutNetwork(network));
+    draft.change(Change::PutToken(Token { uses_left: token.uses_left - 1, ..token.clone() }));
+    draft.change(Change::PutDevice(Device {
+        id,
+        name: name.clone(),
+        owner: token.owner,
+        key: proof.device_key,
+        wireguard: proof.wireguard,
+        addr,
+        revoked: false,
+        posture,
+        enrolled_at: env.now,
+    }));
+    Ok(Enrolment { device: id, name })
+}
+
+fn owner_label(state: &State, owner: Owner) -> String {
+    match owner {
+        Owner::User(id) => state.users.get(&id).map_or_else(|| id.to_string(), |user| format!("user:{}", user.name)),
+        Owner::Site(id) => state.sites.get(&id).map_or_else(|| id.to_string(), |site| format!("site:{}", site.name)),
+    }
+}
+
+/// A name that no device has: the host name as a DNS label, numbered when it is taken.
+fn device_name(state: &State, hostname: &str) -> String {
+    let first = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let label: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(MAX_NAME).collect();
+    let label = label.trim_matches('-');
+    let label = if label.is_empty() { "device" } else { label };
+    if state.device_named(label).is_none() {
+        return label.to_owned();
+    }
+    let numbered = |n: usize| {
+        let suffix = format!("-{n}");
+        let stem: String = label.chars().take(MAX_NAME - suffix.len()).collect();
+        format!("{stem}{suffix}")
+    };
+    (2..).map(numbered).find(|name| state.device_named(name).is_none()).expect("there are fewer devices than numbers")
+}
+
+fn serde_label(refusal: EnrolRefusal) -> &'static str {
+    match refusal {
+        EnrolRefusal::Invalid => "invalid",
+        EnrolRefusal::Expired => "expired",
+        EnrolRefusal::Used => "used",
+        EnrolRefusal::Withdrawn => "withdrawn",
+        EnrolRefusal::OwnerInactive => "owner_inactive",
+        EnrolRefusal::BadRequest => "bad_request",
+        EnrolRefusal::KeyInUse => "key_in_use",
+        EnrolRefusal::CoordinatorFault => "coordinator_fault",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::world;
+
+    #[test]
+    fn device_names_are_labels_and_unique() {
+        let state = State::new(world());
+        assert_eq!(device_name(&state, "Alice's Laptop.example.com"), "alice-s-laptop");
+        assert_eq!(device_name(&state, "…"), "device");
+        assert_eq!(device_name(&state, &"x".repeat(100)).len(), 63);
+    }
+}

@@ -1,0 +1,269 @@
+//! Presence: who is connected, where from, where they may be reached, and what they were told of the catalogue.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use postern_model::{
+    Candidate, DeviceId, Posture, ResourceId, Timestamp,
+    audit::Actor,
+    candidate::{CandidateKind, MAX_CANDIDATES},
+    change::Change,
+    record::{Device, Owner, Principal},
+};
+use postern_policy::{Facts as _, visible};
+use postern_wire::{CatalogueEntry, CoordinatorMessage, Eviction, Hello, NodeMessage, Welcome, close};
+
+use crate::{Core, Effect, Env, Proposal, draft::Draft};
+
+/// One device's connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: u64,
+    instance: [u8; 16],
+    from: SocketAddr,
+    wireguard_port: u16,
+    since: Timestamp,
+    /// As the node was last told.
+    catalogue: BTreeMap<ResourceId, CatalogueEntry>,
+}
+
+impl Core {
+    /// Since when and from where a device is connected, if it is.
+    pub fn presence(&self, device: DeviceId) -> Option<(Timestamp, SocketAddr)> {
+        self.sessions.get(&device).map(|session| (session.since, session.from))
+    }
+
+    /// Whether a device with this id and device key may connect now.
+    pub fn authorize_device(&self, device: DeviceId, key: &postern_model::Sha256) -> bool {
+        self.state.devices.get(&device).is_some_and(|device| !device.revoked && device.key.ct_eq(key))
+    }
+
+    /// What a new session changes for good: the posture, and the trace of a second node with the same identity.
+    pub fn propose_connect(
+        &self,
+        device: DeviceId,
+        hello: &Hello,
+        from: SocketAddr,
+        env: &mut Env<'_>,
+    ) -> Proposal<()> {
+        let mut draft = Draft::new(&self.state, Actor::Device(device), env.now);
+        let label = format!("device:{}", draft.device_label(device));
+        if let Some(older) = self.sessions.get(&device).filter(|older| older.instance != hello.instance) {
+            draft.note("device.superseded", label, &[("id", &device), ("from", &older.from), ("by", &from)]);
+        }
+        draft.posture(device, &hello.posture);
+        Proposal::new(draft.finish(), ())
+    }
+
+    /// What a device now says of itself.
+    pub fn propose_posture(&self, device: DeviceId, posture: &Posture, env: &mut Env<'_>) -> Proposal<()> {
+        let mut draft = Draft::new(&self.state, Actor::Device(device), env.now);
+        draft.posture(device, posture);
+        Proposal::new(draft.finish(), ())
+    }
+
+    /// A device opened its session: yields `Send(Welcome)`. Takes the place of an older session of the same device; that
+    /// one is told `Evicted{Superseded}` if it is another node's. `renew_certificate_in` goes into the welcome.
+    pub fn handle_connected(
+        &mut self,
+        device: DeviceId,
+        connection: u64,
+        hello: &Hello,
+        from: SocketAddr,
+        renew_certificate_in: Duration,
+        now: Timestamp,
+    ) {
+        let Some(record) = self.state.devices.get(&device).filter(|record| !record.revoked).cloned() else {
+            self.effects.push_back(Effect::Close { device, connection, code: close::UNAUTHORIZED });
+            return;
+        };
+        if let Some(older) = self.sessions.get(&device) {
+            if older.instance == hello.instance {
+                self.close(device, close::DONE);
+            } else {
+                self.send(device, CoordinatorMessage::Evicted { reason: Eviction::Superseded });
+                self.close(device, close::SUPERSEDED);
+            }
+        }
+        let catalogue = self.catalogue_of(device, now);
+        let session = Session {
+            connection,
+            instance: hello.instance,
+            from,
+            wireguard_port: hello.wireguard_port,
+            since: now,
+            catalogue,
+        };
+        self.sessions.insert(device, session);
+        self.greet(&record, renew_certificate_in, now);
+        self.update_candidates(device, hello.candidates.clone(), now);
+    }
+
+    fn greet(&mut self, device: &Device, renew_certificate_in: Duration, now: Timestamp) {
+        let id = device.id;
+        let installed: Vec<_> =
+            self.state.grants_of_gateway(id).filter(|grant| now < grant.expires_at).cloned().collect();
+        // The snapshot is one more thing that the gateway acknowledges, grant by grant.
+        for grant in &installed {
+            if let Some(waiting) = self.waiting.get_mut(&grant.id) {
+                waiting.outstanding = 1;
+            }
+        }
+        let held: Vec<_> = self.state.grants_of_device(id).filter(|grant| now < grant.expires_at).cloned().collect();
+        let (ready, early): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|grant| !self.waiting.contains_key(&grant.id));
+        for grant in early {
+            self.waiting.entry(grant.id).and_modify(|waiting| waiting.push = true);
+        }
+        let welcome = Welcome {
+            revision: self.state.revision,
+            device: id,
+            name: device.name.clone(),
+            user: self.state.user_of(device).map(|user| user.name.to_string()),
+            site: match device.owner {
+                Owner::Site(site) => Some(site),
+                Owner::User(_) => None,
+            },
+            addr: device.addr,
+            ranges: self.state.network.ranges,
+            zone: self.state.network.zone.clone(),
+            catalogue: self
+                .sessions
+                .get(&id)
+                .map(|session| session.catalogue.values().cloned().collect())
+                .unwrap_or_default(),
+            granted: ready.iter().filter_map(|grant| self.granted(grant, now)).collect(),
+            installed: installed.iter().filter_map(|grant| self.install(grant, now)).collect(),
+            renew_certificate_in,
+        };
+        self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
+    }
+
+    /// The connection with this number ended; ignored when a newer one took its place.
+    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64) {
+        if self.sessions.get(&device).is_some_and(|session| session.connection == connection) {
+            self.sessions.remove(&device);
+        }
+    }
+
+    /// A message in the session. [`NodeMessage::Posture`] is for [`Self::propose_posture`], and the shell renews
+    /// certificates itself; both are ignored here, and so is what comes on any but the device's newest connection.
+    pub fn handle_message(&mut self, device: DeviceId, connection: u64, message: NodeMessage, now: Timestamp) {
+        if self.sessions.get(&device).is_none_or(|session| session.connection != connection) {
+            return;
+        }
+        match message {
+            NodeMessage::GrantInstalled { grant } => self.handle_installed(device, grant, now),
+            NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
+            NodeMessage::GrantRevoked { .. } | NodeMessage::Posture { .. } | NodeMessage::RenewCertificate { .. } => {}
+        }
+    }
+
+    /// Notes where a device may be reached, and tells whoever shares a grant with it.
+    fn update_candidates(&mut self, device: DeviceId, mut candidates: Vec<Candidate>, now: Timestamp) {
+        let Some(session) = self.sessions.get(&device) else { return };
+        candidates.retain(|candidate| candidate.kind == CandidateKind::Host && candidate.addr.port() != 0);
+        let observed = SocketAddr::new(session.from.ip().to_canonical(), session.wireguard_port);
+        if observed.port() != 0 && candidates.iter().all(|candidate| candidate.addr != observed) {
+            candidates.push(Candidate { addr: observed, kind: CandidateKind::Observed });
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        // The observed one comes last in order, and is the one most likely to work: it must not be what is cut.
+        let excess = candidates.len().saturating_sub(MAX_CANDIDATES);
+        candidates.drain(..excess);
+        if self.candidates.get(&device) == Some(&candidates) {
+            return;
+        }
+        self.candidates.insert(device, candidates);
+        let held: Vec<_> = self.state.grants_of_device(device).cloned().collect();
+        for grant in held.iter().filter(|grant| now < grant.expires_at) {
+            self.send_install(grant, now);
+        }
+        let carried: Vec<_> = self.state.grants_of_gateway(device).cloned().collect();
+        for grant in carried.iter().filter(|grant| now < grant.expires_at) {
+            if !self.waiting.contains_key(&grant.id) {
+                self.send_granted(grant, now);
+            }
+        }
+    }
+
+    /// The resources that the device may see, as it sees them.
+    fn catalogue_of(&self, device: DeviceId, now: Timestamp) -> BTreeMap<ResourceId, CatalogueEntry> {
+        let resources = visible(&self.state, device, now).into_iter().filter_map(|id| self.state.resources.get(&id));
+        let entry = |resource: &postern_model::record::Resource| CatalogueEntry {
+            id: resource.id,
+            name: resource.name.clone(),
+            aliases: resource.aliases.clone(),
+            addr: resource.addr,
+            filter: resource.filter.clone(),
+        };
+        resources.map(|resource| (resource.id, entry(resource))).collect()
+    }
+
+    /// Sends what changed of a device's catalogue since it was last told.
+    pub(crate) fn tell_catalogue(&mut self, device: DeviceId, now: Timestamp) {
+        let new = self.catalogue_of(device, now);
+        let Some(session) = self.sessions.get_mut(&device) else { return };
+        let old = std::mem::replace(&mut session.catalogue, new.clone());
+        let removed: Vec<_> = old.keys().filter(|id| !new.contains_key(id)).copied().collect();
+        let put: Vec<_> =
+            new.into_iter().filter(|(id, entry)| old.get(id) != Some(entry)).map(|(_, entry)| entry).collect();
+        if !put.is_empty() || !removed.is_empty() {
+            self.send(device, CoordinatorMessage::Catalogue { revision: self.state.revision, put, removed });
+        }
+    }
+
+    /// The devices whose catalogue a change touches. Looked up before and after the change, since it may be what links
+    /// them.
+    pub(crate) fn viewers_of(&self, change: &Change) -> Vec<DeviceId> {
+        let of_user = |user| self.state.devices_of(Owner::User(user)).map(|device| device.id).collect::<Vec<_>>();
+        let of_principal = |principal| match principal {
+            Principal::User(user) => of_user(user),
+            Principal::Group(group) => self.state.members_of(group).flat_map(of_user).collect(),
+            Principal::Device(device) => vec![device],
+        };
+        match change {
+            Change::PutUser(user) => of_user(user.id),
+            Change::RemoveUser(user) | Change::AddMember(_, user) | Change::RemoveMember(_, user) => of_user(*user),
+            Change::PutPolicy(policy) => of_principal(policy.principal),
+            Change::RemovePolicy(id) => {
+                self.state.policies.get(id).map(|policy| of_principal(policy.principal)).unwrap_or_default()
+            }
+            Change::PutResource(postern_model::record::Resource { id, .. }) | Change::RemoveResource(id) => {
+                self.state.policy_set().policies_about(*id).flat_map(|(_, principal)| of_principal(principal)).collect()
+            }
+            Change::PutDevice(device) => vec![device.id],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Sends in a device's session; nothing when it has none.
+    pub(crate) fn send(&mut self, device: DeviceId, message: CoordinatorMessage) {
+        if let Some(session) = self.sessions.get(&device) {
+            self.effects.push_back(Effect::Send { device, connection: session.connection, message });
+        }
+    }
+
+    pub(crate) fn close(&mut self, device: DeviceId, code: u32) {
+        if let Some(session) = self.sessions.get(&device) {
+            self.effects.push_back(Effect::Close { device, connection: session.connection, code });
+        }
+    }
+}
+
+impl Draft<'_> {
+    fn posture(&mut self, device: DeviceId, posture: &Posture) {
+        let posture = posture.clone().bounded();
+        let Some(record) = self.state.device(device).filter(|record| record.posture != posture).cloned() else {
+            return;
+        };
+        let details: [(&str, &dyn ToString); 4] = [
+            ("hostname", &posture.hostname),
+            ("os", &posture.os),
+            ("kernel", &posture.kernel),
+            ("version", &posture.version),
+        ];
+        self.note("device.posture", format!("device:{}", record.name), &details);
+        self.change(Change::PutDevice(Device { posture, ..record }));
+    }
+}

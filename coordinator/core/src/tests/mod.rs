@@ -1,0 +1,29 @@
+//! The core driven as the shell drives it, with simulated time.
+
+use postern_model::{
+    NetworkRanges, Revision,
+    record::{Network, World},
+};
+
+/// A network with nothing in it.
+pub(crate) fn world() -> World {
+    World {
+        revision: Revision(1),
+        network: Network {
+            zone: "postern.internal".parse().unwrap(),
+            ranges: NetworkRanges::from_random([1, 2, 3, 4, 5]),
+            next_device_index: postern_model::addr::FIRST_INDEX,
+            next_resource_index: postern_model::addr::FIRST_INDEX,
+        },
+        users: vec![],
+        groups: vec![],
+        members: vec![],
+        sites: vec![],
+        resources: vec![],
+        policies: vec![],
+        devices: vec![],
+        tokens: vec![],
+        api_keys: vec![],
+        grants: vec![],
+    }
+}
