@@ -233,12 +233,12 @@ pub(super) struct GatewayFlows {
 
 impl GatewayFlows {
     /// The flow that a client's packet belongs to.
-    pub(super) fn from_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
+    pub(super) fn by_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
         self.slots.get_mut(*self.inside.get(inside)?)?.as_mut()
     }
 
     /// The flow that a target's packet belongs to.
-    pub(super) fn from_outside(&mut self, outside: &Tuple) -> Option<&mut GatewayFlow> {
+    pub(super) fn by_outside(&mut self, outside: &Tuple) -> Option<&mut GatewayFlow> {
         self.slots.get_mut(*self.outside.get(outside)?)?.as_mut()
     }
 

@@ -39,7 +39,7 @@ impl Forwarder {
         };
         let segment = parsed.tcp(packet);
         let flow = if self.gateway.contains_inside(&inside) {
-            let flow = self.gateway.from_inside(&inside).filter(|flow| flow.grant.peer == *peer);
+            let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer);
             flow.ok_or(Refusal::Silent(DropReason::ForeignSource))?
         } else {
             let grant = table
@@ -72,11 +72,10 @@ impl Forwarder {
         if (inside.client, inside.service) != (parsed.src, parsed.dst) {
             return Err(no_flow);
         }
-        let flow = self.gateway.from_inside(&inside).filter(|flow| flow.grant.peer == *peer).ok_or(no_flow)?;
+        let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer).ok_or(no_flow)?;
         let outer = (flow.outside.client, flow.outside.service);
-        let rewritten =
-            rewrite_error(packet, parsed, &quoted, outer, &flow.outside.to_opener(), &mut self.scratch)
-                .map_err(untranslated)?;
+        let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.outside.to_opener(), &mut self.scratch)
+            .map_err(untranslated)?;
         self.counters.in_packets += 1;
         sink.send_packet(rewritten);
         Ok(())
@@ -95,7 +94,7 @@ impl Forwarder {
             return self.gateway_outbound_error(packet, parsed, sink, now);
         }
         let outside = Tuple::to_client(parsed);
-        let flow = outside.and_then(|outside| self.gateway.from_outside(&outside));
+        let flow = outside.and_then(|outside| self.gateway.by_outside(&outside));
         let flow = flow.ok_or(Refusal::Answered(DropReason::NoFlow))?;
         let mtu = mtu_outside(self.mtu, parsed.is_v6(), flow.inside.client.is_ipv6());
         if parsed.len > usize::from(mtu) {
@@ -123,11 +122,10 @@ impl Forwarder {
         if outside.client != parsed.dst {
             return Err(no_flow);
         }
-        let flow = self.gateway.from_outside(&outside).ok_or(no_flow)?;
+        let flow = self.gateway.by_outside(&outside).ok_or(no_flow)?;
         let outer = (flow.inside.service, flow.inside.client);
-        let rewritten =
-            rewrite_error(packet, parsed, &quoted, outer, &flow.inside.to_service(), &mut self.scratch)
-                .map_err(untranslated)?;
+        let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.inside.to_service(), &mut self.scratch)
+            .map_err(untranslated)?;
         self.peers.send(&flow.grant.peer, rewritten, sink, &mut self.counters, now);
         Ok(())
     }

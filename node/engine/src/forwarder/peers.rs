@@ -21,7 +21,6 @@ const SILENCE: Duration = Duration::from_secs(15);
 struct PeerState {
     peer: Arc<Peer>,
     tunnel: Tunnel,
-    index: u32,
     /// Where the last authentic datagram came from.
     endpoint: Option<SocketAddr>,
     /// When that was.
@@ -83,7 +82,7 @@ impl Peers {
         let index = self.free_index();
         let tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
         let (key, initiate) = (peer.key, peer.initiate);
-        let state = PeerState { peer, tunnel, index, endpoint: None, heard: None, queue: Queue::default(), client_addr: None };
+        let state = PeerState { peer, tunnel, endpoint: None, heard: None, queue: Queue::default(), client_addr: None };
         self.by_index.insert(index, key);
         let state = self.by_key.entry(key).insert_entry(state).into_mut();
         if initiate {
@@ -305,13 +304,7 @@ impl PeerState {
 }
 
 /// Sends a datagram to a peer's endpoint; an initiation to a silent peer also to every candidate.
-fn deliver(
-    peer: &Peer,
-    endpoint: Option<SocketAddr>,
-    silent: bool,
-    datagram: &[u8],
-    sink: &mut impl ForwarderSink,
-) {
+fn deliver(peer: &Peer, endpoint: Option<SocketAddr>, silent: bool, datagram: &[u8], sink: &mut impl ForwarderSink) {
     if let Some(endpoint) = endpoint {
         sink.send_datagram(endpoint, datagram);
     }

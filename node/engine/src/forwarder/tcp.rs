@@ -41,7 +41,8 @@ fn opens(segment: &TcpSegment) -> bool {
 /// Whether a flow may begin with it: a SYN, or a segment of a connection from before this node started. An answer to a
 /// SYN, or a reset, is never a beginning.
 pub(super) fn may_begin(segment: &TcpSegment) -> bool {
-    !segment.flags.rst && !(segment.flags.syn && segment.flags.ack)
+    let is_answer = segment.flags.syn && segment.flags.ack;
+    !segment.flags.rst && !is_answer
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,0 +1,145 @@
+//! Starting the lane, and telling it things from other threads.
+
+use std::{
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Sender, channel, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use postern_engine::{Counters, DropReason, Forwarder, ForwardingTable, Generation, Miss, PeerStatus};
+use postern_wireguard::PrivateKey;
+
+use crate::{
+    Sockets, Tun, clock,
+    lane::{Command, End, Lane},
+    outbox::Outbox,
+    poll::{Poll, Waker},
+};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a lane is made of.
+#[derive(Debug)]
+pub struct LaneConfig {
+    /// Where applications' packets come from.
+    pub tun: Tun,
+    /// Where peers are reached.
+    pub sockets: Sockets,
+    /// This node's key.
+    pub private: PrivateKey,
+}
+
+/// What the lane has to say. Told from its own thread, which waits meanwhile: be quick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneEvent {
+    /// A permitted packet for a resource without a grant.
+    Miss(Miss),
+    /// This table is in force, and the resets of flows that it ended are sent.
+    Applied(Generation),
+    /// The lane has ended and says why. Its TUN device is gone.
+    Failed(String),
+}
+
+/// What the lane can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// Its peers, by key.
+    pub peers: Vec<PeerStatus>,
+    /// What passed, and what did not and why.
+    pub counters: Counters,
+    /// The table in force.
+    pub generation: Option<Generation>,
+}
+
+/// A running lane. It stops when this is dropped.
+pub struct LaneHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts a lane in a thread of its own. It drops everything until a table is published.
+///
+/// # Errors
+/// When the system is out of descriptors or threads.
+pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static) -> io::Result<LaneHandle> {
+    let LaneConfig { tun, sockets, private } = config;
+    let poll = Poll::new(&tun, &sockets)?;
+    let waker = poll.waker();
+    let mut forwarder = Forwarder::new(private, clock::now());
+    forwarder.set_mtu(tun.mtu());
+    let (commands, received) = channel();
+    let outbox = Outbox::new(tun, sockets, events);
+    let thread = thread::Builder::new().name("postern-lane".into()).spawn(move || {
+        let mut lane = Lane::new(forwarder, outbox, poll, received);
+        // A lane that fell over must not look like one that has nothing to do.
+        let end = catch_unwind(AssertUnwindSafe(|| lane.run()))
+            .unwrap_or_else(|_| End::Failed("the lane came upon a bug and ended; see the log above".into()));
+        let Lane { outbox, .. } = lane;
+        let Outbox { tun, mut events, .. } = outbox;
+        drop(tun);
+        if let End::Failed(reason) = end {
+            events(LaneEvent::Failed(reason));
+        }
+    })?;
+    Ok(LaneHandle { commands, waker, thread: Mutex::new(Some(thread)) })
+}
+
+impl LaneHandle {
+    /// Puts a table in force. [`LaneEvent::Applied`] follows.
+    pub fn publish(&self, table: Arc<ForwardingTable>) {
+        self.command(Command::Publish(table));
+    }
+
+    /// Handles packets that were held, now that their grant is in the table published before.
+    pub fn replay(&self, packets: Vec<Vec<u8>>) {
+        self.command(Command::Replay(packets));
+    }
+
+    /// Answers packets that were held, and that no grant came for.
+    pub fn refuse(&self, packets: Vec<Vec<u8>>, reason: DropReason) {
+        self.command(Command::Refuse(packets, reason));
+    }
+
+    /// Asks the lane and waits for at most a second; `None` when it is too busy, or has ended.
+    pub fn status(&self) -> Option<LaneStatus> {
+        let (answer, answered) = sync_channel(1);
+        self.command(Command::Status(answer));
+        answered.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Ends the lane; its TUN device is gone when this returns. Nothing happens when it has ended already.
+    pub fn stop(&self) {
+        self.command(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The lane itself, in its `events`, can't wait for its own end.
+        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+
+    fn command(&self, command: Command) {
+        // A lane that has ended has said so.
+        if self.commands.send(command).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+impl Drop for LaneHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for LaneHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneHandle").finish_non_exhaustive()
+    }
+}
