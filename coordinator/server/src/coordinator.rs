@@ -1,12 +1,19 @@
 //! [`Coordinator`]: the handle that the API, the sessions and the timers share.
 
-use postern_core::{Command, Core, Refusal, Touched};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use postern_core::{Command, Core, EnrolProof, Enrolment, Env, Proposal, Refusal, Touched};
 use postern_model::{
-    Sha256,
+    DenyReason, DeviceId, Posture, Sha256, Timestamp,
     audit::{Actor, AuditEntry},
     token::HostPort,
 };
-use postern_store::{AuditQuery, AuditReport, StoreError};
+use postern_store::{AuditQuery, AuditReport, Reader, Store, StoreError};
+use postern_wire::{AccessReply, AccessRequest, EnrolRefusal, Hello, NodeMessage};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock, outbox::Outboxes};
 
 /// Through which door a request to the admin API came; an axum `Extension` on every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,24 +39,71 @@ pub enum SubmitError {
     Stopped,
 }
 
+/// Why something could not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the coordinator is shutting down")]
+    Stopped,
+}
+
 /// The running coordinator; clones are the same one.
 #[derive(Clone)]
-pub struct Coordinator {}
+pub struct Coordinator {
+    brain: Arc<Mutex<Brain>>,
+    pub(crate) outboxes: Arc<Outboxes>,
+    reader: Arc<std::sync::Mutex<Reader>>,
+    timer: Arc<Notify>,
+    stopping: CancellationToken,
+    pin: Sha256,
+    public_address: HostPort,
+}
 
-#[allow(clippy::todo, clippy::unused_async, unused_variables)]
+/// What moves together, under one lock.
+struct Brain {
+    core: Core,
+    store: Store,
+}
+
 impl Coordinator {
+    /// A coordinator over a loaded core and the store that it came from.
+    pub(crate) fn new(
+        core: Core,
+        store: Store,
+        pin: Sha256,
+        public_address: HostPort,
+        stopping: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        let reader = Arc::new(std::sync::Mutex::new(store.reader()?));
+        Ok(Self {
+            brain: Arc::new(Mutex::new(Brain { core, store })),
+            outboxes: Arc::default(),
+            reader,
+            timer: Arc::default(),
+            stopping,
+            pin,
+            public_address,
+        })
+    }
+
     /// Carries out an admin's command: when this returns `Ok`, it is on disk and everyone concerned is being told.
     /// Dropping the future does not take the command back.
     ///
     /// # Errors
     /// When the command was refused or could not be recorded; then nothing changed.
     pub async fn submit(&self, actor: Actor, command: Command) -> Result<Touched, SubmitError> {
-        todo!()
+        let done = self.transact(move |core, env| core.propose_command(&actor, &command, env), |_, _| {}).await;
+        match done {
+            Ok(outcome) => Ok(outcome?),
+            Err(Fault::Store(error)) => Err(error.into()),
+            Err(Fault::Stopped) => Err(SubmitError::Stopped),
+        }
     }
 
     /// Looks at the state as last committed. `f` must be quick: changes wait for it.
     pub async fn read<R>(&self, f: impl FnOnce(&Core) -> R) -> R {
-        todo!()
+        f(&self.brain.lock().await.core)
     }
 
     /// Reads the audit log.
@@ -57,7 +111,7 @@ impl Coordinator {
     /// # Errors
     /// When the database can't be read.
     pub async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, SubmitError> {
-        todo!()
+        self.read_log(move |reader| reader.audit(query)).await
     }
 
     /// Verifies the audit log from its first entry on.
@@ -65,16 +119,174 @@ impl Coordinator {
     /// # Errors
     /// When the database can't be read; a broken chain is not an error but in the report.
     pub async fn audit_verify(&self) -> Result<AuditReport, SubmitError> {
-        todo!()
+        self.read_log(Reader::audit_verify).await
     }
 
     /// SHA-256 of the coordinator's public key: what join tokens and API keys pin.
     pub fn identity_pin(&self) -> Sha256 {
-        todo!()
+        self.pin
     }
 
     /// Where nodes and API clients reach this coordinator.
     pub fn public_address(&self) -> HostPort {
-        todo!()
+        self.public_address.clone()
+    }
+
+    /// Enrols a device, or says why not.
+    pub(crate) async fn enrol(&self, proof: EnrolProof) -> Result<Result<Enrolment, EnrolRefusal>, Fault> {
+        infallible(self.transact(move |core, env| Ok(core.propose_enrolment(&proof, env)), |_, _| {}).await)
+    }
+
+    /// A node's session begins: what it changes is recorded, then it is welcomed.
+    pub(crate) async fn connect(
+        &self,
+        device: DeviceId,
+        connection: u64,
+        hello: Hello,
+        from: std::net::SocketAddr,
+        renew_in: Duration,
+    ) -> Result<(), Fault> {
+        let hello = Arc::new(hello);
+        let proposed = Arc::clone(&hello);
+        let propose = move |core: &Core, env: &mut Env<'_>| Ok(core.propose_connect(device, &proposed, from, env));
+        let connected = move |core: &mut Core, now: Timestamp| {
+            core.handle_connected(device, connection, &hello, from, renew_in, now);
+        };
+        infallible(self.transact(propose, connected).await)
+    }
+
+    /// The connection with this number is gone.
+    pub(crate) async fn disconnect(&self, device: DeviceId, connection: u64) {
+        self.outboxes.close(connection);
+        self.handle(|core, _| core.handle_disconnected(device, connection)).await;
+    }
+
+    /// A message in the session.
+    pub(crate) async fn message(&self, device: DeviceId, connection: u64, message: NodeMessage) {
+        self.handle(|core, now| core.handle_message(device, connection, message, now)).await;
+    }
+
+    /// What a device now says of itself.
+    pub(crate) async fn posture(&self, device: DeviceId, posture: Posture) -> Result<(), Fault> {
+        infallible(self.transact(move |core, env| Ok(core.propose_posture(device, &posture, env)), |_, _| {}).await)
+    }
+
+    /// An access request, to its end.
+    pub(crate) async fn access(&self, device: DeviceId, request: AccessRequest) -> AccessReply {
+        let outboxes = Arc::clone(&self.outboxes);
+        // Whoever waits for the answer is entered before anything can answer it.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let propose = move |core: &Core, env: &mut Env<'_>| {
+            let proposal = core.propose_access(device, &request, env);
+            let _ = tell.send((proposal.outcome, outboxes.expect_answer(proposal.outcome)));
+            Ok(proposal)
+        };
+        let fault = AccessReply::Denied { reason: DenyReason::CoordinatorFault };
+        let done = infallible(self.transact(propose, |_, _| {}).await);
+        let Ok((ticket, answer)) = told.await else { return fault };
+        // A guard, since whoever asked may leave in the middle.
+        let _forget = Forget(&self.outboxes, ticket);
+        match done {
+            Ok(_) => answer.await.unwrap_or(fault),
+            Err(error) => {
+                tracing::error!(%error, "an access decision could not be recorded, so access was denied");
+                fault
+            }
+        }
+    }
+
+    /// Ends leases when they end, until the coordinator stops.
+    pub(crate) async fn run_timers(self) {
+        loop {
+            let (now, next) = self.read(|core| (clock::now(), core.poll_timeout())).await;
+            let wait = next.map(|next| now.until(next));
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.timer.notified() => continue,
+                () = sleep(wait) => {}
+            }
+            let done = infallible(self.transact(|core, env| Ok(core.propose_timeout(env)), |_, _| {}).await);
+            if let Err(error) = done {
+                // Nodes end leases by themselves; this is only what is recorded of it.
+                tracing::error!(%error, "the end of leases could not be recorded; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Proposes, commits, applies, tells; all or nothing. `then` comes after the commit, before anyone is told.
+    ///
+    /// Runs to its end even when the future is dropped.
+    async fn transact<T, E>(
+        &self,
+        propose: impl FnOnce(&Core, &mut Env<'_>) -> Result<Proposal<T>, E> + Send + 'static,
+        then: impl FnOnce(&mut Core, Timestamp) + Send + 'static,
+    ) -> Result<Result<T, E>, Fault>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let mut brain = Arc::clone(&self.brain).lock_owned().await;
+        let (outboxes, timer) = (Arc::clone(&self.outboxes), Arc::clone(&self.timer));
+        let work = move || -> Result<Result<T, E>, Fault> {
+            let Brain { core, store } = &mut *brain;
+            let now = clock::now();
+            let mut random = |bytes: &mut [u8]| getrandom::fill(bytes).expect("the system gives random bytes");
+            let proposal = match propose(core, &mut Env { now, random: &mut random }) {
+                Ok(proposal) => proposal,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if !proposal.batch.audit.is_empty() {
+                store.commit(&proposal.batch)?;
+            }
+            let outcome = core.apply(proposal, now);
+            then(core, now);
+            outboxes.dispatch(core);
+            timer.notify_one();
+            Ok(Ok(outcome))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| Fault::Stopped)?
+    }
+
+    async fn handle(&self, f: impl FnOnce(&mut Core, Timestamp)) {
+        let mut brain = self.brain.lock().await;
+        f(&mut brain.core, clock::now());
+        self.outboxes.dispatch(&mut brain.core);
+        self.timer.notify_one();
+    }
+
+    async fn read_log<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Reader) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, SubmitError> {
+        let reader = Arc::clone(&self.reader);
+        let read = move || f(&reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| SubmitError::Stopped)??)
+    }
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Coordinator({})", self.public_address)
+    }
+}
+
+struct Forget<'a>(&'a Outboxes, postern_core::AccessTicket);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.forget_answer(self.1);
+    }
+}
+
+fn infallible<T>(result: Result<Result<T, Infallible>, Fault>) -> Result<T, Fault> {
+    result.map(|Ok(value)| value)
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        // Wall-clock time may be set back; no lease is then looked at later than this.
+        Some(wait) => tokio::time::sleep(wait.min(Duration::from_secs(60))).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,8 +1,11 @@
 //! `postern-coordinator`: the shell around the core and the store. The only crate of the coordinator that does things:
 //! sockets, TLS, files, threads, the clock.
 //!
-//! - [`coordinator`]: [`Coordinator`](coordinator::Coordinator), the handle that everything else speaks to
-//! - [`serve`]: starts all of it and ends it in order
+//! - [`coordinator`]: [`Coordinator`](coordinator::Coordinator), the handle that everything else speaks to; `outbox`:
+//!   what is on its way to nodes
+//! - [`serve`]: starts all of it and ends it in order; `listeners`: the admin API's two doors
+//! - `nodes`: QUIC connections of nodes, enrolment and sessions
+//! - `state_dir`, `certificates`: keys and what is signed with them
 //! - [`api`]: the admin HTTP API; [`cli`]: the command line, its client
 //! - [`pin`]: TLS for clients of a coordinator, which trust one key and no authority
 
@@ -12,3 +15,10 @@ pub mod clock;
 pub mod coordinator;
 pub mod pin;
 pub mod serve;
+
+mod certificates;
+mod listeners;
+mod nodes;
+mod outbox;
+mod state_dir;
+mod systemd;

@@ -1,14 +1,56 @@
 //! Starts everything, and ends it in order.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    time::Duration,
+};
 
-use postern_model::token::HostPort;
+use anyhow::{Context as _, Result};
+use postern_core::{Core, CoreConfig};
+use postern_model::{
+    NetworkRanges,
+    addr::FIRST_INDEX,
+    audit::{Actor, AuditEvent},
+    change::{Batch, Change},
+    record::Network,
+    token::{Host, HostPort},
+};
+use postern_store::Store;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    certificates::{DeviceCa, Identity},
+    clock,
+    coordinator::Coordinator,
+    listeners,
+    nodes::{self, Nodes},
+    state_dir::StateDir,
+    systemd,
+};
 
 /// The port that nodes and the admin API share unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8443;
 
 /// The admin socket's name inside the state directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
+
+/// How long a grant holds unless told otherwise.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(600);
+
+/// How long a gateway has to acknowledge a grant.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many access requests of one device may wait at once.
+const REQUESTS_PER_DEVICE: usize = 64;
+/// The zone under which resources answer.
+const ZONE: &str = "postern.internal";
+/// How long open API requests have to end when the coordinator stops.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What `serve` is told.
 #[derive(Debug, Clone)]
@@ -27,7 +69,121 @@ pub struct ServeConfig {
 ///
 /// # Errors
 /// When it can't start, or can't go on.
-#[allow(clippy::todo, clippy::unused_async, unused_variables)]
-pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
-    todo!()
+pub async fn serve(config: ServeConfig) -> Result<()> {
+    let stopping = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tasks = start(&config, &stopping).await?;
+    systemd::notify_ready();
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => ended.map_err(anyhow::Error::from).flatten(),
+    };
+    systemd::notify_stopping();
+    stopping.cancel();
+    let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    tracing::info!("stopped");
+    ended
+}
+
+async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<JoinSet<Result<()>>> {
+    let dir = StateDir::open(&config.state_dir)?;
+    // Keys first: whether they may be made depends on there being no database yet.
+    let identity = Identity::new(dir.identity_key()?)?;
+    let ca = DeviceCa::new(dir.device_ca_key()?)?;
+    let psk_master = dir.psk_master()?;
+    let listen = config.listen.unwrap_or_else(default_listen);
+    let public_address = public_address(&dir, config, listen.port())?;
+    let store = Store::open(&dir.database(), &first_batch()?)?;
+    let core_config = CoreConfig {
+        lease: config.lease,
+        ack_timeout: ACK_TIMEOUT,
+        requests_per_device: REQUESTS_PER_DEVICE,
+        psk_master,
+    };
+    let core = Core::new(store.load()?, core_config);
+    let endpoint = nodes::bind(listen, &identity, &ca)?;
+    let listener = listeners::tcp(listen).await?;
+    let api_tls = identity.api_tls()?;
+    let coordinator = Coordinator::new(core, store, identity.pin(), public_address.clone(), stopping.clone())?;
+    tracing::info!(%listen, %public_address, state_dir = %config.state_dir.display(), "the coordinator is running");
+
+    let mut tasks = JoinSet::new();
+    let timers = coordinator.clone().run_timers();
+    tasks.spawn(async move {
+        timers.await;
+        Ok(())
+    });
+    let nodes = Nodes::new(coordinator.clone(), ca).serve(endpoint, stopping.clone());
+    tasks.spawn(async move {
+        nodes.await;
+        Ok(())
+    });
+    let router = api::router(coordinator);
+    tasks.spawn(listeners::serve_https(listener, api_tls, router.clone(), stopping.clone()));
+    let stop = stopping.clone();
+    tasks.spawn(async move {
+        // The directory is this coordinator's for as long as its socket is.
+        listeners::serve_socket(&dir.admin_socket(), router, stop).await
+    });
+    Ok(tasks)
+}
+
+/// Both families where the machine has both.
+fn default_listen() -> SocketAddr {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT));
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => both,
+        Err(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+    }
+}
+
+fn public_address(dir: &StateDir, config: &ServeConfig, port: u16) -> Result<HostPort> {
+    if let Some(address) = &config.public_address {
+        dir.set_public_address(address)?;
+        return Ok(address.clone());
+    }
+    if let Some(address) = dir.public_address()? {
+        return Ok(address);
+    }
+    let ip = match config.listen {
+        Some(listen) if !listen.ip().is_unspecified() => listen.ip(),
+        _ => first_address(),
+    };
+    tracing::warn!(%ip, "no --public-address was given; join tokens will name this machine's own address");
+    Ok(HostPort { host: Host::Ip(ip), port })
+}
+
+/// The address from which this machine would speak to others. Nothing is sent.
+fn first_address() -> IpAddr {
+    let source = |bind: IpAddr, to: IpAddr| {
+        let socket = UdpSocket::bind((bind, 0)).ok()?;
+        socket.connect((to, 9)).ok()?;
+        socket.local_addr().ok().map(|addr| addr.ip())
+    };
+    // Addresses reserved for documentation (RFC 5737, RFC 3849): routed like any other, and nobody's.
+    let v4 = source(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into());
+    let v6 = || source(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
+    v4.or_else(v6).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+/// What a new database begins with.
+fn first_batch() -> Result<Batch> {
+    let mut bits = [0; 5];
+    getrandom::fill(&mut bits).context("the system gives no random bytes")?;
+    let network = Network {
+        zone: ZONE.parse()?,
+        ranges: NetworkRanges::from_random(bits),
+        next_device_index: FIRST_INDEX,
+        next_resource_index: FIRST_INDEX,
+    };
+    let event = AuditEvent {
+        at: clock::now(),
+        actor: Actor::Coordinator,
+        action: "network.create".into(),
+        object: format!("network:{}", network.zone),
+        details: vec![("ula".into(), network.ranges.ula.to_string())],
+    };
+    Ok(Batch { changes: vec![Change::PutNetwork(network)], audit: vec![event] })
 }

@@ -80,10 +80,11 @@ pub(crate) fn owner_columns(owner: Owner) -> (Option<Text<UserId>>, Option<Text<
     }
 }
 
+/// User, group, device.
+pub(crate) type PrincipalColumns = (Option<Text<UserId>>, Option<Text<GroupId>>, Option<Text<DeviceId>>);
+
 /// The three columns of a principal, of which two are NULL.
-pub(crate) fn principal_columns(
-    principal: Principal,
-) -> (Option<Text<UserId>>, Option<Text<GroupId>>, Option<Text<DeviceId>>) {
+pub(crate) fn principal_columns(principal: Principal) -> PrincipalColumns {
     match principal {
         Principal::User(id) => (Some(Text(id)), None, None),
         Principal::Group(id) => (None, Some(Text(id)), None),

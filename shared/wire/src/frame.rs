@@ -79,6 +79,11 @@ impl Decoder {
         Self { limit, buffer: Vec::new() }
     }
 
+    /// Whether nothing of a further message has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Takes what arrived.
     pub fn handle_bytes(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
