@@ -12,6 +12,7 @@ use std::{
 };
 
 use postern_engine::{Counters, DropReason, Forwarder, ForwardingTable, Generation, Miss, PeerStatus};
+use postern_model::ResourceId;
 use postern_wireguard::PrivateKey;
 
 use crate::{
@@ -55,6 +56,8 @@ pub struct LaneStatus {
     pub counters: Counters,
     /// The table in force.
     pub generation: Option<Generation>,
+    /// The resources with open flows of this machine's own.
+    pub in_use: Vec<ResourceId>,
 }
 
 /// A running lane. It stops when this is dropped.

@@ -124,6 +124,7 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
                         peers: self.forwarder.peers(),
                         counters: self.forwarder.counters().clone(),
                         generation: self.forwarder.generation(),
+                        in_use: self.forwarder.resources_in_use(),
                     });
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,

@@ -15,7 +15,7 @@
 //! Neither sees a socket, a thread, tokio or a clock.
 //!
 //! - [`table`]: what the two share
-//! - `engine`: control, with `dns`: answers for the zone
+//! - `engine`: control
 //! - `forwarder`: data; [`counters`]: every drop has a reason
 
 pub mod counters;

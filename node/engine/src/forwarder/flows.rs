@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use postern_model::{Moment, Protocol, PublicKey};
+use postern_model::{Moment, Protocol, PublicKey, ResourceId};
 use postern_packet::{Endpoints, Parsed, TcpSegment, Transport};
 use rustc_hash::FxHashMap;
 
@@ -212,6 +212,11 @@ impl ClientFlows {
 
     pub(super) fn is_empty(&self) -> bool {
         self.flows.is_empty()
+    }
+
+    /// The resource of each flow.
+    pub(super) fn resources(&self) -> impl Iterator<Item = ResourceId> + '_ {
+        self.flows.values().map(|flow| flow.grant.resource)
     }
 
     /// The gateway of each flow.

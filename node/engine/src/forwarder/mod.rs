@@ -136,6 +136,14 @@ impl Forwarder {
         &mut self.counters
     }
 
+    /// The resources with open flows of this machine's own, each once.
+    pub fn resources_in_use(&self) -> Vec<ResourceId> {
+        let mut resources: Vec<_> = self.client.resources().collect();
+        resources.sort_unstable();
+        resources.dedup();
+        resources
+    }
+
     /// For showing.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let mut statuses: Vec<_> = self.peers.statuses().collect();

@@ -1,0 +1,225 @@
+//! Grants held and carried: the coordinator's messages, leases, acknowledgements.
+
+use postern_model::{DenyReason, GrantId, Moment, ResourceId, Target};
+use postern_wire::{AccessReply, CatalogueEntry, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
+
+use super::{Carried, Engine, EngineEvent, Held, Place};
+use crate::{DropReason, Generation};
+
+/// A renewal that could not be decided is tried again after this share of what is left of the lease.
+const RETRY_SHARE: u32 = 4;
+
+impl Engine {
+    /// A message of the session; `Welcome` is the authoritative snapshot.
+    pub fn handle_message(&mut self, message: CoordinatorMessage, now: Moment) {
+        match message {
+            CoordinatorMessage::Welcome(welcome) => self.handle_welcome(*welcome, now),
+            CoordinatorMessage::Catalogue { put, removed, .. } => self.handle_catalogue(put, &removed),
+            CoordinatorMessage::Granted(granted) => {
+                self.hold(*granted, now);
+                self.publish();
+            }
+            CoordinatorMessage::InstallGrant(install) => self.handle_install(*install, now),
+            CoordinatorMessage::RevokeGrant { grant, reason } => self.handle_revoked(grant, reason),
+            CoordinatorMessage::Evicted { .. } => self.handle_evicted(),
+            CoordinatorMessage::Certificate { .. } | CoordinatorMessage::Unknown { .. } => {}
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: Welcome, now: Moment) {
+        self.connected = true;
+        self.acknowledgements.clear();
+        self.place = Some(Place { own: welcome.addr, ranges: welcome.ranges, zone: welcome.zone });
+        self.catalogue = welcome.catalogue.into_iter().map(|entry| (entry.id, entry)).collect();
+        self.index_names();
+        let before = std::mem::take(&mut self.held);
+        for mut granted in welcome.granted {
+            let known = before.get(&granted.resource).filter(|held| held.granted.grant == granted.grant);
+            keep_candidates(&mut granted, known);
+            self.hold(granted, now);
+        }
+        self.carried.clear();
+        for install in welcome.installed {
+            self.carry(install, now);
+        }
+        self.publish();
+        self.acknowledge_resolved();
+        self.ask_waiting(now);
+    }
+
+    fn handle_catalogue(&mut self, put: Vec<CatalogueEntry>, removed: &[ResourceId]) {
+        for id in removed {
+            self.catalogue.remove(id);
+            // What the device may no longer see it may no longer reach, whichever message comes first.
+            self.held.remove(id);
+            self.refuse_waiting(*id, DropReason::AccessDenied);
+        }
+        self.catalogue.extend(put.into_iter().map(|entry| (entry.id, entry)));
+        self.index_names();
+        self.publish();
+    }
+
+    fn index_names(&mut self) {
+        let Some(place) = &self.place else { return };
+        let names = self.catalogue.values().flat_map(|entry| {
+            std::iter::once(entry.name.in_zone(&place.zone))
+                .chain(entry.aliases.iter().cloned())
+                .map(|name| (name, entry.id))
+        });
+        self.names = names.collect();
+    }
+
+    /// The session ended; grants go on to the end of their leases, open requests wait for the next session.
+    pub fn handle_disconnected(&mut self) {
+        self.connected = false;
+        self.acknowledgements.clear();
+    }
+
+    /// The identity is gone (evicted, logout, down): drop every grant at once.
+    pub fn handle_evicted(&mut self) {
+        self.connected = false;
+        self.acknowledgements.clear();
+        self.catalogue.clear();
+        self.names.clear();
+        self.held.clear();
+        self.carried.clear();
+        self.refuse_all_waiting(DropReason::AccessDenied);
+        self.publish();
+        self.place = None;
+    }
+
+    /// The answer to [`EngineEvent::RequestAccess`]; `None` when the coordinator could not be asked.
+    pub fn handle_access_reply(&mut self, resource: ResourceId, reply: Option<AccessReply>, now: Moment) {
+        self.requests.answered(resource);
+        match reply {
+            Some(AccessReply::Granted(granted)) if granted.resource == resource => {
+                self.hold(granted, now);
+                self.publish();
+                self.replay_waiting(resource);
+            }
+            Some(AccessReply::Granted(_)) | None => self.try_again(resource, now),
+            Some(AccessReply::Denied { reason }) if reason.is_transient() => {
+                self.events.push_back(EngineEvent::Denied(resource, reason));
+                self.refuse_waiting(resource, DropReason::AccessDenied);
+                self.try_again(resource, now);
+            }
+            Some(AccessReply::Denied { reason }) => {
+                self.events.push_back(EngineEvent::Denied(resource, reason));
+                if self.held.remove(&resource).is_some() {
+                    self.publish();
+                }
+                self.refuse_waiting(resource, DropReason::AccessDenied);
+                self.requests.deny(resource, now);
+            }
+        }
+    }
+
+    fn try_again(&mut self, resource: ResourceId, now: Moment) {
+        if let Some(held) = self.held.get_mut(&resource) {
+            held.renew_at = now + held.expires.since(now) / RETRY_SHARE;
+        }
+        self.requests.retry(resource, now);
+    }
+
+    /// Enters a grant; does not publish.
+    fn hold(&mut self, mut granted: Granted, now: Moment) {
+        // A grant without a catalogue entry can't be used; the entry came first if the coordinator is in order.
+        let Some(entry) = self.catalogue.get(&granted.resource) else { return };
+        let known = self.held.get(&entry.id);
+        keep_candidates(&mut granted, known);
+        let held =
+            Held { addr: entry.addr, expires: now + granted.lease, renew_at: now + granted.lease * 2 / 3, granted };
+        self.held.insert(held.granted.resource, held);
+    }
+
+    fn handle_install(&mut self, install: InstallGrant, now: Moment) {
+        self.carry(install, now);
+        self.publish();
+        self.acknowledge_resolved();
+    }
+
+    fn carry(&mut self, install: InstallGrant, now: Moment) {
+        if let Target::Host(host) = &install.target
+            && self.targets.want(host, now)
+        {
+            self.events.push_back(EngineEvent::Resolve(host.clone()));
+        }
+        let unacknowledged = self.carried.get(&install.grant).map_or(0, |carried| carried.unacknowledged) + 1;
+        let expires = now + install.lease;
+        self.carried.insert(install.grant, Carried { install, expires, unacknowledged });
+    }
+
+    /// Acknowledges, once the table just published is in force, what waits for no name.
+    pub(super) fn acknowledge_resolved(&mut self) {
+        for (id, carried) in &mut self.carried {
+            let is_ready = match &carried.install.target {
+                Target::Ip(_) => true,
+                Target::Host(host) => self.targets.was_answered(host),
+            };
+            if is_ready {
+                let acknowledgement = NodeMessage::GrantInstalled { grant: *id };
+                for _ in 0..std::mem::take(&mut carried.unacknowledged) {
+                    self.acknowledgements.push_back((self.generation, acknowledgement.clone()));
+                }
+            }
+        }
+    }
+
+    fn handle_revoked(&mut self, grant: GrantId, reason: DenyReason) {
+        let held = self.held.iter().find(|(_, held)| held.granted.grant == grant).map(|(resource, _)| *resource);
+        if let Some(resource) = held {
+            self.held.remove(&resource);
+            self.events.push_back(EngineEvent::Denied(resource, reason));
+        }
+        self.carried.remove(&grant);
+        self.publish();
+        self.acknowledgements.push_back((self.generation, NodeMessage::GrantRevoked { grant }));
+    }
+
+    /// The forwarder has this table in force.
+    pub fn handle_applied(&mut self, generation: Generation) {
+        while let Some((_, message)) = self.acknowledgements.pop_front_if(|(needs, _)| *needs <= generation) {
+            self.events.push_back(EngineEvent::Send(message));
+        }
+    }
+
+    pub(super) fn end_leases(&mut self, now: Moment) {
+        let before = self.held.len() + self.carried.len();
+        self.held.retain(|_, held| now < held.expires);
+        self.carried.retain(|_, carried| now < carried.expires);
+        if self.held.len() + self.carried.len() < before {
+            self.publish();
+        }
+    }
+
+    pub(super) fn renew(&mut self, now: Moment) {
+        let mut is_due = false;
+        for held in self.held.values_mut().filter(|held| held.renew_at <= now) {
+            is_due = true;
+            // Unless it turns out to be in use, it is left to end.
+            held.renew_at = held.expires;
+        }
+        if is_due && self.connected {
+            self.events.push_back(EngineEvent::QueryUsage);
+        }
+    }
+
+    /// The resources with open flows: those whose renewal is due are asked for again.
+    pub fn handle_usage(&mut self, in_use: &[ResourceId], now: Moment) {
+        for resource in in_use {
+            let is_due =
+                self.held.get(resource).is_some_and(|held| held.renew_at == held.expires && now < held.expires);
+            if is_due {
+                self.ask(*resource, None, now);
+            }
+        }
+    }
+}
+
+/// The coordinator may not know where a gateway is that it has not heard from yet since it started; this node does.
+fn keep_candidates(granted: &mut Granted, known: Option<&Held>) {
+    if let Some(known) = known.filter(|known| granted.candidates.is_empty() && known.granted.gateway == granted.gateway)
+    {
+        granted.candidates.clone_from(&known.granted.candidates);
+    }
+}

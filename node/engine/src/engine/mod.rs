@@ -1,0 +1,187 @@
+//! The control half: what the coordinator says, what this machine asks for, and the table that follows from both.
+//!
+//! - `grants`: the coordinator's messages; grants held and carried, leases, acknowledgements
+//! - `requests`: access requests, and the packets that wait for them
+//! - `targets`: what carried grants' host names resolve to
+//! - `publish`: the table
+//! - `dns`: answers for the zone
+
+mod dns;
+mod grants;
+mod publish;
+mod requests;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use postern_model::{DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, ResourceId};
+use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice};
+
+use self::{requests::Requests, targets::Targets};
+use crate::{DropReason, ForwardingTable, Generation};
+
+/// What the shell is to do, in order.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// Give the forwarder this table, then tell [`Engine::handle_applied`].
+    Publish(Arc<ForwardingTable>),
+    /// Open an access request with the coordinator; answer with [`Engine::handle_access_reply`].
+    RequestAccess(ResourceId),
+    /// Send this in the session; drop it if there is none.
+    Send(NodeMessage),
+    /// Give the forwarder these packets again (`handle_packet`), after the tables published before.
+    Replay(Vec<Vec<u8>>),
+    /// Tell the forwarder that these packets are refused (`handle_refused`).
+    Refuse(Vec<Vec<u8>>, DropReason),
+    /// Resolve a target's name; answer with [`Engine::handle_resolved`].
+    Resolve(Fqdn),
+    /// Ask the forwarder which resources have open flows; answer with [`Engine::handle_usage`].
+    QueryUsage,
+    /// An access request was denied or a grant revoked, for logs and `status`.
+    Denied(ResourceId, DenyReason),
+}
+
+/// What to do with a DNS query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DnsVerdict {
+    /// Send this answer.
+    Answer(Vec<u8>),
+    /// Not ours: ask the system's resolver, and give its answer back as it comes.
+    Forward,
+    /// Not a query; send nothing.
+    Drop,
+}
+
+/// A line of `postern resources` and `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldStatus {
+    /// The resource.
+    pub entry: CatalogueEntry,
+    /// How long the lease still runs, if a grant is held.
+    pub lease_left: Option<Duration>,
+    /// Through which gateway.
+    pub gateway: Option<PublicKey>,
+}
+
+/// What this node is in the network.
+#[derive(Debug, Clone)]
+struct Place {
+    own: OverlayAddr,
+    ranges: NetworkRanges,
+    zone: Fqdn,
+}
+
+/// A grant that this node holds.
+#[derive(Debug)]
+struct Held {
+    granted: Granted,
+    addr: OverlayAddr,
+    expires: Moment,
+    /// When to ask again, if it is in use then.
+    renew_at: Moment,
+}
+
+/// A grant that this node carries.
+#[derive(Debug)]
+struct Carried {
+    install: InstallGrant,
+    expires: Moment,
+    /// Whether the coordinator waits for the acknowledgement, which waits for the target's name.
+    unacknowledged: u32,
+}
+
+/// The control half of a node. See the crate's documentation.
+#[derive(Debug)]
+pub struct Engine {
+    /// From the last welcome on; without it nothing passes.
+    place: Option<Place>,
+    connected: bool,
+    catalogue: BTreeMap<ResourceId, CatalogueEntry>,
+    names: HashMap<Fqdn, ResourceId>,
+    held: BTreeMap<ResourceId, Held>,
+    carried: BTreeMap<GrantId, Carried>,
+    targets: Targets,
+    requests: Requests,
+    generation: Generation,
+    /// What is to be said once a generation is in force.
+    acknowledgements: VecDeque<(Generation, NodeMessage)>,
+    events: VecDeque<EngineEvent>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    /// An engine without a session: nothing passes.
+    pub fn new() -> Self {
+        Self {
+            place: None,
+            connected: false,
+            catalogue: BTreeMap::new(),
+            names: HashMap::new(),
+            held: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            targets: Targets::default(),
+            requests: Requests::default(),
+            generation: Generation::default(),
+            acknowledgements: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Leases, renewals, held packets, names.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.end_leases(now);
+        self.renew(now);
+        self.time_out_requests(now);
+        self.refresh_targets(now);
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let held = self.held.values().map(|held| held.expires.min(held.renew_at));
+        let carried = self.carried.values().map(|carried| carried.expires);
+        let rest = [self.requests.poll_timeout(), self.targets.poll_timeout()];
+        held.chain(carried).chain(rest.into_iter().flatten()).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_event(&mut self) -> Option<EngineEvent> {
+        self.events.pop_front()
+    }
+
+    /// The catalogue with what is held, by name.
+    pub fn resources(&self, now: Moment) -> Vec<HeldStatus> {
+        let status = |entry: &CatalogueEntry| {
+            let held = self.held.get(&entry.id).filter(|held| now < held.expires);
+            HeldStatus {
+                entry: entry.clone(),
+                lease_left: held.map(|held| held.expires.since(now)),
+                gateway: held.map(|held| held.granted.gateway),
+            }
+        };
+        let mut resources: Vec<_> = self.catalogue.values().map(status).collect();
+        resources.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+        resources
+    }
+
+    /// Gateway side: who has this overlay address (`whois`), among clients with a grant.
+    pub fn whois(&self, addr: IpAddr) -> Option<&PeerDevice> {
+        self.carried.values().map(|carried| &carried.install.client).find(|client| client.addr.contains(addr))
+    }
+
+    /// How many grants this node carries as a gateway.
+    pub fn carried(&self) -> usize {
+        self.carried.len()
+    }
+}
