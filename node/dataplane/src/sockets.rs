@@ -1,8 +1,10 @@
 //! The UDP sockets that WireGuard's datagrams come and go through: one for IPv4, one for IPv6, on the same port.
+#![allow(unsafe_code)]
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
 };
 
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
@@ -157,8 +159,20 @@ fn prepare(socket: &UdpSocket) -> io::Result<UdpSocketState> {
         set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
     } else {
         set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?;
+        allow_ipv6_fragments(socket)?;
     }
     Ok(state)
+}
+
+/// `IPV6_DONTFRAG` (RFC 3542 section 11.2) off, for which there is no safe function.
+fn allow_ipv6_fragments(socket: &UdpSocket) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    let len = libc::socklen_t::try_from(size_of_val(&off)).map_err(io::Error::other)?;
+    // SAFETY: the option's value is an int, and the pointer and the length are that int's.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, (&raw const off).cast(), len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -1,0 +1,263 @@
+//! Two lanes in network namespaces of their own, with real TUN devices, sockets and connections. Needs root.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod scene;
+
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use postern_dataplane::{LaneEvent, Sockets, Tun};
+use postern_engine::{DropReason, Generation};
+
+use scene::{GATEWAY_TOO, GATEWAY_V6, PATIENCE, PORT, Pair, netns::Netns, resource};
+
+/// Listens where the grant leads.
+fn listen(pair: &Pair) -> TcpListener {
+    pair.gateway.netns.enter(|| TcpListener::bind((pair.target, PORT)).unwrap())
+}
+
+fn connect(pair: &Pair, to: IpAddr, port: u16) -> io::Result<TcpStream> {
+    let stream = pair.client.netns.enter(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A connection through both lanes, both ends.
+fn connected(pair: &Pair, to: IpAddr) -> (TcpStream, TcpStream) {
+    let listener = listen(pair);
+    let client = connect(pair, to, PORT).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.set_write_timeout(Some(PATIENCE)).unwrap();
+    (client, server)
+}
+
+/// Sends megabytes one way and compares them.
+fn transfer(mut from: &TcpStream, mut to: &TcpStream) {
+    let sent: Vec<u8> = (0..8_u32 << 20).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let mut received = vec![0; sent.len()];
+    thread::scope(|scope| {
+        scope.spawn(|| from.write_all(&sent).unwrap());
+        to.read_exact(&mut received).unwrap();
+    });
+    assert!(received == sent, "what arrived is not what was sent");
+}
+
+fn assert_reset(mut stream: &TcpStream) {
+    let error = stream.read(&mut [0; 16]).expect_err("the connection ends with a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn pings_and_connections_pass_under_a_grant_and_nothing_after_it() {
+    let pair = Pair::granted();
+    let to = resource().v4.into();
+    pair.client.ping(to).unwrap();
+    let (client, server) = connected(&pair, to);
+    transfer(&client, &server);
+    transfer(&server, &client);
+    assert_eq!(server.peer_addr().unwrap().ip(), IpAddr::from(pair.client.own.v4), "the target sees the device");
+    let status = pair.gateway.lane.status().unwrap();
+    assert_eq!(status.generation, Some(Generation(1)));
+    assert!(status.peers[0].stats.last_handshake.is_some() && status.peers[0].flows > 0);
+    assert!(status.counters.in_packets > 0 && status.counters.out_packets > 0);
+
+    pair.gateway.apply(pair.nothing_carried(2));
+    pair.client.apply(pair.catalogue(2));
+    assert_reset(&client);
+    assert_reset(&server);
+    // The next packet stays on the client, which would ask for it.
+    pair.client.ping_once(to);
+    pair.client.miss();
+    assert!(pair.client.lane.status().unwrap().peers.is_empty());
+}
+
+#[test]
+fn a_gateway_that_alone_knows_of_the_end_resets_both_ends() {
+    let pair = Pair::granted();
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&client, &server);
+    pair.gateway.apply(pair.nothing_carried(2));
+    assert_reset(&server);
+    assert_reset(&client);
+}
+
+#[test]
+fn a_client_that_alone_knows_of_the_end_resets_its_own() {
+    let pair = Pair::granted();
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&server, &client);
+    pair.client.apply(pair.catalogue(2));
+    assert_reset(&client);
+    pair.client.ping_once(resource().v4.into());
+    pair.client.miss();
+}
+
+#[test]
+fn other_ports_are_refused_at_once() {
+    let pair = Pair::granted();
+    let error = connect(&pair, resource().v4.into(), PORT + 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    let status = pair.client.lane.status().unwrap();
+    assert_eq!(status.counters.dropped(DropReason::PortClosed), 1);
+    assert_eq!(pair.gateway.lane.status().unwrap().counters.in_packets, 0, "it never left the client");
+}
+
+#[test]
+fn everything_works_over_ipv6_inside_and_outside_and_across() {
+    let mut pair = Pair::new();
+    pair.candidate = GATEWAY_V6.parse().unwrap();
+    pair.target = "fd00:10::5".parse().unwrap();
+    pair.grant();
+    for to in [IpAddr::from(resource().v6), resource().v4.into()] {
+        pair.client.ping(to).unwrap();
+        let (client, server) = connected(&pair, to);
+        transfer(&client, &server);
+        transfer(&server, &client);
+        assert_eq!(server.peer_addr().unwrap().ip(), IpAddr::from(pair.client.own.v6));
+    }
+    assert!(pair.gateway.endpoint().unwrap().is_ipv6());
+}
+
+#[test]
+fn a_held_packet_goes_on_its_way_once_its_grant_is_published() {
+    let pair = Pair::new();
+    pair.client.apply(pair.catalogue(1));
+    let listener = listen(&pair);
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect(&pair, resource().v4.into(), PORT));
+        let miss = pair.client.miss();
+        pair.gateway.apply(pair.gateway_table(2));
+        // Without waiting in between: commands keep their order.
+        pair.client.lane.publish(pair.client_table(2).into());
+        pair.client.lane.replay(vec![miss.packet]);
+        connecting.join().unwrap().unwrap();
+    });
+    listener.accept().unwrap();
+}
+
+#[test]
+fn a_held_packet_that_is_refused_is_seen_as_refused() {
+    let pair = Pair::new();
+    pair.client.apply(pair.catalogue(1));
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect(&pair, resource().v4.into(), PORT));
+        let miss = pair.client.miss();
+        pair.client.lane.refuse(vec![miss.packet], DropReason::AccessDenied);
+        assert_eq!(connecting.join().unwrap().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+    let counters = pair.client.lane.status().unwrap().counters;
+    assert_eq!(counters.dropped(DropReason::AccessDenied), 1);
+}
+
+#[test]
+fn answers_come_from_the_address_that_was_written_to() {
+    let mut pair = Pair::new();
+    // Not the address that the gateway's kernel would choose.
+    pair.candidate = GATEWAY_TOO.parse().unwrap();
+    pair.grant();
+    pair.client.ping(resource().v4.into()).unwrap();
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&server, &client);
+    assert_eq!(pair.client.endpoint().unwrap().ip(), pair.candidate);
+}
+
+#[test]
+fn a_client_that_moves_keeps_its_connection() {
+    let pair = Pair::granted();
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&client, &server);
+    pair.client.netns.ip(&["addr", "del", "192.0.2.30/24", "dev", "eth0"]);
+    pair.client.netns.address("eth0", &["192.0.2.31/24"]);
+    transfer(&client, &server);
+    transfer(&server, &client);
+    let endpoint = pair.gateway.endpoint().unwrap();
+    assert_eq!(endpoint.ip(), "192.0.2.31".parse::<IpAddr>().unwrap());
+}
+
+#[test]
+fn a_narrow_path_fragments_datagrams_and_still_carries_them() {
+    let pair = Pair::granted();
+    for node in [&pair.client, &pair.gateway] {
+        node.netns.ip(&["link", "set", "eth0", "mtu", "1300"]);
+    }
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&client, &server);
+    transfer(&server, &client);
+}
+
+#[test]
+fn a_table_is_in_force_while_datagrams_flood_in() {
+    let pair = Pair::granted();
+    let (client, server) = connected(&pair, resource().v4.into());
+    let to: SocketAddr = (pair.candidate, pair.gateway.port).into();
+    let flooder = pair.client.netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = flooder.send_to(&[4; 1000], to);
+            }
+        });
+        // Only when it is under way.
+        while pair.gateway.lane.status().is_none_or(|status| status.counters.dropped(DropReason::NotWireGuard) < 1000) {
+        }
+        pair.gateway.apply(pair.nothing_carried(2));
+        assert_reset(&server);
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_reset(&client);
+}
+
+#[test]
+fn the_end_of_the_device_is_told() {
+    let pair = Pair::new();
+    pair.client.netns.ip(&["link", "delete", "postern0"]);
+    let reason = pair.client.wait("the lane fails", |event| match event {
+        LaneEvent::Failed(reason) => Some(reason),
+        _ => None,
+    });
+    assert!(reason.contains("postern0"), "{reason}");
+    assert_eq!(pair.client.lane.status(), None);
+}
+
+#[test]
+fn stopping_takes_the_device_along_and_only_once() {
+    let pair = Pair::new();
+    assert!(pair.client.netns.run(&["ip", "link", "show", "postern0"]).status.success());
+    pair.client.lane.stop();
+    assert!(!pair.client.netns.run(&["ip", "link", "show", "postern0"]).status.success());
+    pair.client.lane.stop();
+    pair.client.lane.publish(pair.catalogue(1).into());
+    assert_eq!(pair.client.lane.status(), None);
+}
+
+#[test]
+fn a_device_is_down_with_its_mtu_and_its_name_is_its_own() {
+    let netns = Netns::new("tun");
+    let tun = netns.enter(|| Tun::create("postern%d", 1300).unwrap());
+    assert_eq!((tun.name(), tun.mtu()), ("postern0", 1300));
+    let shown = netns.run(&["ip", "-o", "link", "show", "postern0"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("mtu 1300") && shown.contains("state DOWN"), "{shown}");
+    let error = netns.enter(|| Tun::create("postern0", 1300).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("postern0"), "{error}");
+    drop(tun);
+    netns.enter(|| Tun::create("postern0", 1300).unwrap());
+}
+
+#[test]
+fn without_ipv6_there_is_ipv4_alone() {
+    let netns = Netns::new("v4");
+    netns.run(&["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+    netns.enter(|| {
+        let sockets = Sockets::bind(0).unwrap();
+        assert_ne!(sockets.port(), 0);
+    });
+}
