@@ -1,1 +1,10 @@
+//! Forwarders against each other, through an in-memory network and in simulated time.
+//!
+//! - `world`: the network and its tables; `packets`: packets made, and what is seen of them
+//! - `passing`: what must pass; `refusals`: what must not, each with its reason; `revocation`: what ends
 
+mod packets;
+mod passing;
+mod refusals;
+mod revocation;
+mod world;
