@@ -1,1 +1,12 @@
-//! Placeholder.
+//! `postern`: the node on a laptop or server, as a daemon and a command line.
+//!
+//! - [`cli`]: the command line; [`local`]: how it speaks to the daemon
+//! - [`daemon`]: the process; [`node`]: what runs in it while the node is up
+//! - [`control`]: the coordinator's client
+//! - [`os`]: routes, firewall, resolver, addresses; [`dns`]: the stub resolver; [`uapi`]: for `wg show`
+//! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock
+
+pub mod clock;
+pub mod os;
+pub mod state_dir;
+mod systemd;

@@ -1,0 +1,63 @@
+//! A name for the TUN device that no other node on this machine has, in whatever network namespace it runs: `wg show` finds
+//! nodes by sockets in a directory that all namespaces share.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+/// Where UAPI sockets are.
+pub const RUN_DIR: &str = "/var/run/wireguard";
+/// More nodes than this do not run on one machine.
+const MAX_NODES: u32 = 1000;
+
+/// A claimed name; free again when dropped.
+#[derive(Debug)]
+pub struct InterfaceName {
+    name: String,
+    _lock: File,
+}
+
+impl InterfaceName {
+    /// Claims the first `posternN` that is free.
+    ///
+    /// # Errors
+    /// When the directory for sockets can't be written, or all names are taken.
+    pub fn claim() -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o755).create(RUN_DIR)?;
+        for number in 0..MAX_NODES {
+            let name = format!("postern{number}");
+            if Path::new("/sys/class/net").join(&name).exists() {
+                continue;
+            }
+            let path = Path::new(RUN_DIR).join(format!("{name}.lock"));
+            let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            if lock.try_lock().is_ok() {
+                return Ok(Self { name, _lock: lock });
+            }
+        }
+        Err(io::Error::other("all names for network interfaces are taken"))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_claims_are_the_same() {
+        let (one, other) = (InterfaceName::claim().unwrap(), InterfaceName::claim().unwrap());
+        assert_ne!(one.as_str(), other.as_str());
+        let name = one.as_str().to_owned();
+        drop(one);
+        let names: Vec<_> = (0..50).map_while(|_| InterfaceName::claim().ok()).collect();
+        assert!(names.iter().any(|claim| claim.as_str() == name), "a name that was given back is given again");
+    }
+}

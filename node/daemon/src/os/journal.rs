@@ -1,0 +1,110 @@
+//! The journal: what is about to be changed, and what was there before, on disk ahead of the change.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::resolver::SavedResolvConf;
+
+const FILE: &str = "machine.json";
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Entry {
+    /// The node's nftables table.
+    Firewall { interface: String },
+    /// A kernel setting.
+    Sysctl { path: String, before: String, ours: String },
+    /// `/etc/resolv.conf`.
+    ResolvConf(SavedResolvConf),
+    /// systemd-resolved's settings of the interface.
+    Resolved { interface: String },
+}
+
+/// All changes that are not undone yet, in the order in which they were made.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    entries: Vec<Entry>,
+}
+
+impl Journal {
+    pub(super) fn load(state_dir: &Path) -> Result<Self> {
+        let path = state_dir.join(FILE);
+        let entries = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| {
+                format!("{} is damaged: look into it, set back what it names, remove it", path.display())
+            })?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("{} can't be read", path.display())),
+        };
+        Ok(Self { path, entries })
+    }
+
+    /// Notes a change that is about to be made.
+    pub(super) fn add(&mut self, entry: Entry) -> Result<()> {
+        if !self.entries.contains(&entry) {
+            self.entries.push(entry);
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Takes all entries out, the last one first. What is not put back with [`Self::keep`] is forgotten at the next save.
+    pub(super) fn take_reversed(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        std::mem::take(&mut self.entries).into_iter().rev()
+    }
+
+    /// Puts an entry back in front of those that were put back before.
+    pub(super) fn keep(&mut self, entry: Entry) {
+        self.entries.insert(0, entry);
+    }
+
+    pub(super) fn save(&self) -> Result<()> {
+        let save = || -> std::io::Result<()> {
+            if self.entries.is_empty() {
+                return match std::fs::remove_file(&self.path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                };
+            }
+            let new = self.path.with_extension("new");
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(serde_json::to_string(&self.entries)?.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&new, &self.path)?;
+            self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        };
+        save().with_context(|| format!("{} can't be written", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noted_survives_and_what_was_undone_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |n: u8| Entry::Firewall { interface: format!("postern{n}") };
+        let mut journal = Journal::load(dir.path()).unwrap();
+        journal.add(entry(1)).unwrap();
+        journal.add(entry(2)).unwrap();
+        let mut journal = Journal::load(dir.path()).unwrap();
+        let undone: Vec<_> = journal.take_reversed().collect();
+        assert_eq!(undone, [entry(2), entry(1)]);
+        journal.keep(entry(1));
+        journal.save().unwrap();
+        let mut journal = Journal::load(dir.path()).unwrap();
+        assert_eq!(journal.take_reversed().collect::<Vec<_>>(), [entry(1)]);
+        journal.save().unwrap();
+        assert!(!dir.path().join(FILE).exists());
+    }
+}
