@@ -7,6 +7,7 @@
 //! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock
 
 pub mod clock;
+pub mod control;
 pub mod os;
 pub mod state_dir;
 mod systemd;

@@ -1,0 +1,222 @@
+//! The session: one connection at a time, made again whenever it breaks.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use postern_model::ResourceId;
+use postern_wire::{
+    AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
+};
+use quinn::{Connection, ConnectionError};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::{connect, stream, tls};
+use crate::state_dir::Identity;
+
+/// The first pause before another attempt, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long an access request may take.
+const ACCESS: Duration = Duration::from_secs(15);
+
+/// What the session has to say, in order.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// A connection is there; the welcome comes next.
+    Connected(Session),
+    /// From the coordinator.
+    Message(CoordinatorMessage),
+    /// The connection broke, or could not be made; another attempt follows.
+    Disconnected(String),
+    /// The coordinator does not want this node any more. No attempt follows.
+    Evicted(Eviction),
+}
+
+/// An open connection, for sending.
+#[derive(Debug, Clone)]
+pub struct Session {
+    connection: Connection,
+    outgoing: mpsc::Sender<NodeMessage>,
+}
+
+impl Session {
+    /// Sends a message, unless the session is ending or hopelessly behind: the next one begins with a snapshot.
+    pub fn send(&self, message: NodeMessage) {
+        if self.outgoing.try_send(message).is_err() {
+            self.connection.close(close::RETRY.into(), b"");
+        }
+    }
+
+    /// Asks for access; `None` when the coordinator could not be asked.
+    pub async fn request_access(self, resource: ResourceId) -> Option<AccessReply> {
+        let ask = async {
+            let (mut send, receive) = self.connection.open_bi().await?;
+            let request = Opening::AccessRequest(AccessRequest { resource });
+            stream::send(&mut send, &request, Limit::Node).await?;
+            let _ = send.finish();
+            stream::Reader::new(receive).next().await?.context("no answer")
+        };
+        match tokio::time::timeout(ACCESS, ask).await {
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) => {
+                tracing::debug!(error = format!("{error:#}"), "an access request got no answer");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Keeps a session for as long as it lives; dropped, it says goodbye.
+#[derive(Debug)]
+pub struct SessionKeeper(JoinHandle<()>);
+
+impl Drop for SessionKeeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl SessionKeeper {
+    /// Connects, and connects again. `hello` is asked for at each connection; the identity is the latest one then.
+    pub fn start(
+        identity: watch::Receiver<Arc<Identity>>,
+        hello: watch::Receiver<Hello>,
+        events: mpsc::Sender<SessionEvent>,
+    ) -> Self {
+        Self(tokio::spawn(keep(identity, hello, events)))
+    }
+}
+
+async fn keep(
+    identity: watch::Receiver<Arc<Identity>>,
+    hello: watch::Receiver<Hello>,
+    events: mpsc::Sender<SessionEvent>,
+) {
+    let mut pause = PAUSES.0;
+    loop {
+        let (who, hello) = (Arc::clone(&identity.borrow()), hello.borrow().clone());
+        let mut was_welcomed = false;
+        let end = run(&who, hello, &events, &mut was_welcomed).await;
+        let event = match end {
+            End::Evicted(eviction) => SessionEvent::Evicted(eviction),
+            End::Broken(error) => SessionEvent::Disconnected(error),
+        };
+        let is_over = matches!(event, SessionEvent::Evicted(_));
+        if events.send(event).await.is_err() || is_over {
+            return;
+        }
+        if was_welcomed {
+            pause = PAUSES.0;
+        }
+        // Apart from each other, so that a restarted coordinator is not met by all of its nodes at once.
+        let jitter = getrandom::u32().map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX));
+        tokio::time::sleep(pause.mul_f64(0.5 + jitter / 2.0)).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+enum End {
+    Evicted(Eviction),
+    Broken(String),
+}
+
+async fn run(identity: &Identity, hello: Hello, events: &mpsc::Sender<SessionEvent>, was_welcomed: &mut bool) -> End {
+    let mut evicted = None;
+    match converse(identity, hello, events, was_welcomed, &mut evicted).await {
+        _ if evicted.is_some() => End::Evicted(evicted.unwrap_or(Eviction::Revoked)),
+        Ok(()) => End::Broken("the coordinator ended the session".into()),
+        Err(error) if tls::is_wrong_pin(&error) => {
+            End::Broken(format!("the coordinator at {} has another key than the pin says", identity.coordinator))
+        }
+        Err(error) => match close_code(&error) {
+            Some(close::UNAUTHORIZED) => End::Evicted(Eviction::Revoked),
+            Some(close::SUPERSEDED) => End::Evicted(Eviction::Superseded),
+            Some(close::RETRY) => End::Broken("the coordinator is restarting".into()),
+            _ => End::Broken(format!("{error:#}")),
+        },
+    }
+}
+
+async fn converse(
+    identity: &Identity,
+    hello: Hello,
+    events: &mpsc::Sender<SessionEvent>,
+    was_welcomed: &mut bool,
+    evicted: &mut Option<Eviction>,
+) -> Result<()> {
+    let key = rcgen::KeyPair::from_pem(&identity.device_key).context("the device key is damaged")?;
+    let credential = tls::DeviceCredential { certificate: identity.certificate.clone(), key };
+    let (endpoint, connection) = connect(&identity.coordinator, identity.pin, Some(credential)).await?;
+    let _goodbye = Goodbye { endpoint, connection: connection.clone() };
+    let (mut send, receive) = connection.open_bi().await?;
+    stream::send(&mut send, &Opening::Hello(hello), Limit::Node).await?;
+    let (outgoing, mut to_send) = mpsc::channel(256);
+    let session = Session { connection: connection.clone(), outgoing };
+    let mut reader = stream::Reader::new(receive);
+    let mut session = Some(session);
+    let listen = async {
+        while let Some(message) = reader.next::<CoordinatorMessage>().await? {
+            if let CoordinatorMessage::Evicted { reason } = &message {
+                *evicted = Some(*reason);
+            }
+            if let CoordinatorMessage::Welcome(_) = &message
+                && let Some(session) = session.take()
+            {
+                *was_welcomed = true;
+                events.send(SessionEvent::Connected(session)).await?;
+            }
+            events.send(SessionEvent::Message(message)).await?;
+        }
+        // The reason for which it ended says more than the end of the stream does.
+        Err(anyhow::Error::from(connection.closed().await))
+    };
+    let speak = async {
+        while let Some(message) = to_send.recv().await {
+            stream::send(&mut send, &message, Limit::Node).await?;
+        }
+        // Nobody has anything to say any more: that alone does not end the session.
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        ended = listen => ended,
+        ended = speak => ended,
+    }
+}
+
+/// Tells the coordinator that the node leaves, however it does.
+struct Goodbye {
+    endpoint: quinn::Endpoint,
+    connection: Connection,
+}
+
+impl Drop for Goodbye {
+    fn drop(&mut self) {
+        self.connection.close(close::DONE.into(), b"");
+        let endpoint = self.endpoint.clone();
+        // The endpoint has to live for as long as the farewell takes.
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
+        });
+    }
+}
+
+fn close_code(error: &anyhow::Error) -> Option<u32> {
+    let closed = |error: &ConnectionError| match error {
+        ConnectionError::ApplicationClosed(closed) => u32::try_from(closed.error_code.into_inner()).ok(),
+        _ => None,
+    };
+    error.chain().find_map(|cause| {
+        let read = cause.downcast_ref().and_then(|error| match error {
+            quinn::ReadError::ConnectionLost(error) => Some(error),
+            _ => None,
+        });
+        let written = cause.downcast_ref().and_then(|error| match error {
+            quinn::WriteError::ConnectionLost(error) => Some(error),
+            _ => None,
+        });
+        cause.downcast_ref::<ConnectionError>().or(read).or(written).and_then(closed)
+    })
+}
