@@ -8,6 +8,8 @@
 
 pub mod clock;
 pub mod control;
+pub mod dns;
 pub mod os;
 pub mod state_dir;
+pub mod uapi;
 mod systemd;
