@@ -6,10 +6,16 @@
 //! - [`os`]: routes, firewall, resolver, addresses; [`dns`]: the stub resolver; [`uapi`]: for `wg show`
 //! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock
 
+pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod daemon;
 pub mod dns;
+pub mod local;
+pub mod node;
 pub mod os;
 pub mod state_dir;
 pub mod uapi;
+
+mod ping;
 mod systemd;

@@ -1,0 +1,225 @@
+//! The command line. Exit codes: 0 done, 1 refused or failed, 2 wrong input.
+
+mod render;
+mod spawn;
+
+use std::{
+    io::Read as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use postern_model::JoinToken;
+use serde::Serialize;
+use tokio::net::UnixStream;
+use zeroize::Zeroizing;
+
+use crate::{
+    daemon,
+    local::{
+        client,
+        protocol::{DownReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
+    },
+    os,
+    state_dir::{Settings, StateDir},
+};
+
+/// Reach private resources by name, each through its own small door.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, propagate_version = true)]
+struct Cli {
+    /// Which node of this machine, by its state directory.
+    #[arg(long, global = true, env = "POSTERN_STATE_DIR", default_value = "/var/lib/postern", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Words,
+}
+
+#[derive(Debug, Subcommand)]
+enum Words {
+    /// Bring the node up. The first time with a join token; '-' reads it from standard input.
+    Up {
+        /// The join token that your admin gave you.
+        token: Option<String>,
+    },
+    /// Take the node down until the next 'up'.
+    Down,
+    /// Take the node down and forget this device's identity.
+    Logout,
+    /// Show how the node is.
+    Status,
+    /// List what can be reached.
+    Resources,
+    /// Reach a resource through the tunnel; says by which path and how long it takes.
+    Ping {
+        /// Its name.
+        resource: String,
+        /// How often.
+        #[arg(short, long, default_value_t = 1)]
+        count: u32,
+    },
+    /// On a gateway: say which device and user has an overlay address.
+    Whois {
+        /// An address that a server saw.
+        address: IpAddr,
+    },
+    /// Run in the foreground, for service managers.
+    Daemon,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("postern: the program can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // Whatever still runs in the background has nothing more to say.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("postern: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { state_dir, json, command } = cli;
+    match command {
+        Words::Daemon => {
+            log_to_stderr();
+            daemon::run(&state_dir).await?;
+        }
+        Words::Up { token } => return up(&state_dir, token, json).await,
+        Words::Down => print(json, &down(&state_dir, false).await?, render::down),
+        Words::Logout => print(json, &down(&state_dir, true).await?, render::logout),
+        Words::Status => {
+            let status = match client::connect(&state_dir).await? {
+                Some(daemon) => client::ask(daemon, &Request::Status).await?,
+                None => Status { problem: Some(NOT_RUNNING.into()), ..Status::default() },
+            };
+            print(json, &status, render::status);
+        }
+        Words::Resources => {
+            let rows: Vec<ResourceRow> = client::ask(running(&state_dir).await?, &Request::Resources).await?;
+            print(json, &rows, |rows| render::resources(rows));
+        }
+        Words::Ping { resource, count } => {
+            let request = Request::Ping { resource, count };
+            let reply: PingReply = client::ask(running(&state_dir).await?, &request).await?;
+            print(json, &reply, render::ping);
+            if reply.milliseconds.iter().all(Option::is_none) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Words::Whois { address } => {
+            let request = Request::Whois { addr: address };
+            let reply: WhoisReply = client::ask(running(&state_dir).await?, &request).await?;
+            print(json, &reply, render::whois);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const NOT_RUNNING: &str = "the daemon is not running; 'postern up' starts it";
+
+async fn running(state_dir: &Path) -> Result<UnixStream> {
+    client::connect(state_dir).await?.context(NOT_RUNNING)
+}
+
+async fn up(state_dir: &Path, token: Option<String>, json: bool) -> Result<ExitCode> {
+    let token = match token {
+        Some(dash) if dash == "-" => {
+            let mut text = Zeroizing::new(String::new());
+            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+            Some(text)
+        }
+        token => token.map(Zeroizing::new),
+    };
+    if let Some(text) = &token
+        && let Err(error) = text.parse::<JoinToken>()
+    {
+        // Wrong input, told before anything is started.
+        eprintln!("postern: {error}");
+        return Ok(ExitCode::from(2));
+    }
+    let daemon = match client::connect(state_dir).await? {
+        Some(daemon) => daemon,
+        None => spawn::daemon(state_dir).await?,
+    };
+    let reply: UpReply = client::ask(daemon, &Request::Up { token }).await?;
+    print(json, &reply, render::up);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Also without a daemon: what a crashed one left is set back.
+async fn down(state_dir: &Path, logout: bool) -> Result<DownReply> {
+    let request = if logout { Request::Logout } else { Request::Down };
+    if let Some(daemon) = client::connect(state_dir).await? {
+        return client::ask(daemon, &request).await;
+    }
+    if !state_dir.exists() {
+        return Ok(DownReply { was_up: false, was_enrolled: false });
+    }
+    let state = StateDir::try_open(state_dir)?.context("the daemon is starting or stopping; try again")?;
+    os::recover(state.path()).await?;
+    let settings = state.settings()?;
+    state.set_settings(&Settings { up: false, ..settings.clone() })?;
+    // A damaged identity is one, too, and this is how to be rid of it.
+    let was_enrolled = !matches!(state.identity(), Ok(None));
+    if logout {
+        state.forget_identity()?;
+    }
+    Ok(DownReply { was_up: settings.up, was_enrolled })
+}
+
+fn print<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) -> String) {
+    use std::io::Write as _;
+    let text = if json {
+        serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+    } else {
+        human(value)
+    };
+    // Whoever reads may have read enough.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_stand_before_or_after_the_command() {
+        for words in
+            [["postern", "--json", "--state-dir", "/x", "status"], ["postern", "status", "--state-dir", "/x", "--json"]]
+        {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert!(cli.json && cli.state_dir == Path::new("/x"));
+        }
+    }
+
+    #[test]
+    fn wrong_input_exits_with_2() {
+        let error = Cli::try_parse_from(["postern", "whois", "not-an-address"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+}

@@ -1,0 +1,145 @@
+//! Output for people.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Table, presets};
+use postern_model::{Filter, PublicKey};
+
+use crate::local::protocol::{DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply};
+
+pub(super) fn up(reply: &UpReply) -> String {
+    let status = &reply.status;
+    let name = status.name.as_deref().unwrap_or("this device");
+    let mut text = match (&status.user, &status.site) {
+        (Some(user), _) => format!("Up: this device is '{name}', {user}'s."),
+        (None, Some(_)) => format!("Up: this device is '{name}', a gateway."),
+        (None, None) => format!("Up: this device is '{name}'."),
+    };
+    if let Some(addr) = status.addr {
+        let _ = write!(text, " Its addresses are {} and {}.", addr.v4, addr.v6);
+    }
+    text.push('\n');
+    if !reply.resources.is_empty() {
+        text.push_str("You can reach:\n");
+        text.push_str(&resources(&reply.resources));
+    } else if status.site.is_none() {
+        text.push_str(
+            "There is nothing to reach yet; when your admin gives you access, 'postern resources' shows it.\n",
+        );
+    }
+    text
+}
+
+pub(super) fn down(reply: &DownReply) -> String {
+    if reply.was_up { "Down. 'postern up' brings it back." } else { "It was down already." }.into()
+}
+
+pub(super) fn logout(reply: &DownReply) -> String {
+    if reply.was_enrolled {
+        "Logged out: this device's identity is gone. An admin removes it from the list with 'postern-coordinator device remove'."
+    } else {
+        "This device had no identity."
+    }
+    .into()
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let mut lines = Vec::new();
+    let mut line = |what: &str, value: String| lines.push(format!("{what:<13} {value}"));
+    let state = match (status.enrolled, status.up, status.connected) {
+        (false, _, _) => "not enrolled",
+        (true, false, _) => "down",
+        (true, true, false) => "up, not connected to the coordinator",
+        (true, true, true) => "up",
+    };
+    line("State", state.into());
+    if let Some(problem) = &status.problem {
+        line("Problem", problem.clone());
+    }
+    if let (Some(name), Some(id)) = (&status.name, &status.id) {
+        line("Device", format!("{name} ({id})"));
+    }
+    if let Some(user) = &status.user {
+        line("User", user.clone());
+    }
+    if let Some(site) = &status.site {
+        line("Gateway of", format!("site {site}, carrying {} grants", status.grants_carried));
+    }
+    if let Some(coordinator) = &status.coordinator {
+        line("Coordinator", coordinator.clone());
+    }
+    if let (Some(interface), Some(addr)) = (&status.interface, &status.addr) {
+        line("Interface", format!("{interface}, {}, {}", addr.v4, addr.v6));
+    }
+    if let (Some(key), Some(port)) = (&status.wireguard_key, status.wireguard_port) {
+        line("WireGuard", format!("{key}, UDP port {port}"));
+    }
+    if status.up {
+        line("Resources", status.resources.to_string());
+        line("Packets", format!("{} out, {} in", status.out_packets, status.in_packets));
+    }
+    if !status.drops.is_empty() {
+        let drops: Vec<_> = status.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        line("Dropped", drops.join(", "));
+    }
+    for peer in &status.peers {
+        let endpoint = peer.endpoint.map_or_else(|| "nowhere yet".to_owned(), |endpoint| endpoint.to_string());
+        let handshake = peer.handshake_seconds_ago.map_or_else(|| "never".to_owned(), |ago| format!("{ago} s ago"));
+        let flows = peer.flows;
+        let (sent, received) = (peer.sent_bytes, peer.received_bytes);
+        let peer = short(&peer.id);
+        line(
+            "Peer",
+            format!("{peer} at {endpoint}, handshake {handshake}, {flows} flows, {sent} B out, {received} B in"),
+        );
+    }
+    lines.join("\n")
+}
+
+pub(super) fn resources(rows: &[ResourceRow]) -> String {
+    if rows.is_empty() {
+        return "There is nothing to reach yet; your admin gives access.".into();
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["NAME", "OPEN", "ADDRESS", "ALSO KNOWN AS", "LEASE"]);
+    for row in rows {
+        let aliases: Vec<_> = row.aliases.iter().map(ToString::to_string).collect();
+        table.add_row([
+            row.fqdn.to_string(),
+            open(&row.filter),
+            row.addr.v4.to_string(),
+            aliases.join(", "),
+            row.lease_seconds_left.map_or_else(|| "-".to_owned(), |left| format!("{left} s left")),
+        ]);
+    }
+    table.to_string() + "\n"
+}
+
+fn open(filter: &Filter) -> String {
+    filter.to_string()
+}
+
+pub(super) fn ping(reply: &PingReply) -> String {
+    let path = match (reply.endpoint, reply.gateway) {
+        (Some(endpoint), Some(gateway)) => format!("through gateway {} at {endpoint}, direct", short(&gateway)),
+        (None, Some(gateway)) => format!("through gateway {}, which has not answered yet", short(&gateway)),
+        (_, None) => "without a grant".to_owned(),
+    };
+    let mut lines = vec![format!("{} by {}, {path}", reply.name, reply.with)];
+    for (number, time) in reply.milliseconds.iter().enumerate() {
+        lines.push(match time {
+            Some(time) => format!("{}: {time:.1} ms", number + 1),
+            None => format!("{}: no answer", number + 1),
+        });
+    }
+    lines.join("\n")
+}
+
+pub(super) fn whois(reply: &WhoisReply) -> String {
+    let user = reply.user.as_deref().unwrap_or("no user (a service device)");
+    format!("{} on device {} ({}), {} and {}", user, reply.name, reply.id, reply.addr.v4, reply.addr.v6)
+}
+
+fn short(key: &PublicKey) -> String {
+    key.to_string().chars().take(8).chain(['…']).collect()
+}

@@ -1,0 +1,55 @@
+//! Starts a daemon in the background when none is running: what `postern up` does on a machine without a service.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::net::UnixStream;
+
+use crate::{
+    local::client,
+    state_dir::{LOG, StateDir},
+};
+
+/// How long a daemon may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Starts a daemon and returns once it answers.
+pub(super) async fn daemon(state_dir: &Path) -> Result<UnixStream> {
+    // Makes the directory, with the right mode, for the log.
+    drop(StateDir::try_open(state_dir)?);
+    let path = state_dir.join(LOG);
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    let log = log.with_context(|| format!("the daemon's log {} can't be written", path.display()))?;
+    let program = std::env::current_exe().context("this program can't be found")?;
+    let mut command = Command::new(program);
+    command.arg("daemon").arg("--state-dir").arg(state_dir);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // A group of its own: what ends the terminal's programs does not end it.
+    command.process_group(0).current_dir("/");
+    let mut child = command.spawn().context("the daemon can't be started")?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(daemon) = client::connect(state_dir).await? {
+            return Ok(daemon);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the daemon ended at once ({status}): {}", last_line(&path));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!("the daemon does not answer; see {}", path.display());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn last_line(path: &Path) -> String {
+    let log = std::fs::read(path).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+}

@@ -1,0 +1,182 @@
+//! What goes over the local socket: one request, one reply, each a line of JSON.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use postern_model::{DeviceId, Filter, Fqdn, OverlayAddr, PublicKey, ResourceId, ResourceName, SiteId};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The longest line that is read, in bytes.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// What the command line asks of the daemon.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Bring the node up; with a token, enrol first.
+    Up {
+        /// A join token, as text.
+        token: Option<Zeroizing<String>>,
+    },
+    /// Take the node down, until `Up`.
+    Down,
+    /// Take the node down and forget who it is.
+    Logout,
+    /// How is it?
+    Status,
+    /// What can be reached?
+    Resources,
+    /// Reach a resource through the tunnel.
+    Ping {
+        /// Which.
+        resource: String,
+        /// How often.
+        count: u32,
+    },
+    /// Who has this overlay address?
+    Whois {
+        /// Which.
+        addr: std::net::IpAddr,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    /// Done.
+    Ok(T),
+    /// Not done, and why.
+    Error(String),
+}
+
+/// How the node is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether this device has an identity.
+    pub enrolled: bool,
+    /// Whether the node should be up.
+    pub up: bool,
+    /// Whether the coordinator is connected.
+    pub connected: bool,
+    /// What is wrong, if anything is.
+    pub problem: Option<String>,
+    /// The device's id.
+    pub id: Option<DeviceId>,
+    /// The device's name.
+    pub name: Option<String>,
+    /// The user whose device it is, if it is a person's.
+    pub user: Option<String>,
+    /// The site that it is a gateway of, if it is one.
+    pub site: Option<SiteId>,
+    /// The coordinator's address.
+    pub coordinator: Option<String>,
+    /// The network interface.
+    pub interface: Option<String>,
+    /// The device's overlay addresses.
+    pub addr: Option<OverlayAddr>,
+    /// The zone under which resources answer.
+    pub zone: Option<Fqdn>,
+    /// The UDP port for WireGuard.
+    pub wireguard_port: Option<u16>,
+    /// This node's WireGuard key.
+    pub wireguard_key: Option<PublicKey>,
+    /// How many resources it may see.
+    pub resources: usize,
+    /// How many grants it carries as a gateway.
+    pub grants_carried: usize,
+    /// Packets taken from applications and sent to peers.
+    pub out_packets: u64,
+    /// Packets taken from peers and given to applications.
+    pub in_packets: u64,
+    /// Dropped packets, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// The peers of its tunnels.
+    pub peers: Vec<PeerRow>,
+}
+
+/// A peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Its key, which is its id.
+    pub id: PublicKey,
+    /// Where it was last heard from.
+    pub endpoint: Option<SocketAddr>,
+    /// How long ago the last handshake was, in seconds.
+    pub handshake_seconds_ago: Option<u64>,
+    /// Bytes sent to it, encrypted.
+    pub sent_bytes: u64,
+    /// Bytes received from it, encrypted.
+    pub received_bytes: u64,
+    /// Open flows through it.
+    pub flows: usize,
+}
+
+/// A resource that this device may see.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResourceRow {
+    /// Its id.
+    pub id: ResourceId,
+    /// Its name.
+    pub name: ResourceName,
+    /// The name to use: in the zone.
+    pub fqdn: Fqdn,
+    /// Other names under which it answers.
+    pub aliases: Vec<Fqdn>,
+    /// Its overlay addresses.
+    pub addr: OverlayAddr,
+    /// What is open.
+    pub filter: Filter,
+    /// How long the lease still runs, in seconds, if a grant is held.
+    pub lease_seconds_left: Option<u64>,
+}
+
+/// What `up` has to say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpReply {
+    /// How the node is.
+    pub status: Status,
+    /// What it may reach.
+    pub resources: Vec<ResourceRow>,
+}
+
+/// What `down` and `logout` have to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownReply {
+    /// Whether the node was up.
+    pub was_up: bool,
+    /// Whether the device had an identity; what `logout` forgot.
+    pub was_enrolled: bool,
+}
+
+/// What `ping` found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PingReply {
+    /// The resource's id.
+    pub id: ResourceId,
+    /// The resource's name.
+    pub name: ResourceName,
+    /// What was sent: `icmp`, or `tcp/PORT`.
+    pub with: String,
+    /// The gateway's key.
+    pub gateway: Option<PublicKey>,
+    /// The path: where the gateway is reached.
+    pub endpoint: Option<SocketAddr>,
+    /// How long each took, in milliseconds; `null` for those without an answer.
+    pub milliseconds: Vec<Option<f64>>,
+}
+
+/// Who has an overlay address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WhoisReply {
+    /// The device's id.
+    pub id: DeviceId,
+    /// The device's name.
+    pub name: String,
+    /// The user whose device it is, if it is a person's.
+    pub user: Option<String>,
+    /// The device's overlay addresses.
+    pub addr: OverlayAddr,
+    /// The device's WireGuard key.
+    pub wireguard_key: PublicKey,
+}

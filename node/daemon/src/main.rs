@@ -1,0 +1,5 @@
+//! The binary `postern`.
+
+fn main() -> std::process::ExitCode {
+    postern_daemon::cli::main()
+}

@@ -1,0 +1,212 @@
+//! [`NodeHandle`]: how the daemon speaks to a running node.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun};
+use postern_engine::Engine;
+use postern_model::{PublicKey, ResourceId};
+use postern_wire::Hello;
+use postern_wireguard::PrivateKey;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Inputs, Node, machine::Machine};
+use crate::{
+    control::session::SessionKeeper,
+    local::protocol::{ResourceRow, Status, WhoisReply},
+    os,
+    state_dir::{Identity, Settings, StateDir},
+    uapi::UapiStatus,
+};
+
+/// The longest packet inside the tunnel: what fits, sealed, into 1500 bytes of IPv6.
+const MTU: u16 = 1420;
+/// How long coming up may take.
+const USABLE: Duration = Duration::from_secs(30);
+/// How long a grant may take.
+const GRANT: Duration = Duration::from_secs(10);
+/// Packets without a grant that wait to be looked at; more are not taken from the lane.
+const MISSES: usize = 4096;
+
+/// What the node is asked.
+pub(crate) enum Command {
+    Stop(oneshot::Sender<()>),
+    Usable(oneshot::Sender<Result<(), String>>),
+    Grant(ResourceId, oneshot::Sender<Result<(), String>>),
+    Status(oneshot::Sender<Status>),
+    Resources(oneshot::Sender<Vec<ResourceRow>>),
+    GatewayOf(ResourceId, oneshot::Sender<Option<PublicKey>>),
+    Whois(IpAddr, oneshot::Sender<Option<WhoisReply>>),
+    Uapi(oneshot::Sender<UapiStatus>),
+    HasEnded(oneshot::Sender<bool>),
+}
+
+/// A running node; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl NodeHandle {
+    /// Starts a node: its TUN device, its sockets, its lane, and the attempt to reach its coordinator.
+    ///
+    /// # Errors
+    /// When the system refuses any of it.
+    pub fn start(state: Arc<StateDir>, identity: Identity, instance: [u8; 16]) -> Result<Self> {
+        let settings = state.settings()?;
+        let sockets = bind(settings.wireguard_port)?;
+        let wireguard_port = sockets.port();
+        state.set_settings(&Settings { wireguard_port, ..settings })?;
+        let claim = os::interface::InterfaceName::claim().context("no interface name can be claimed")?;
+        let tun = Tun::create(claim.as_str(), MTU).context("the network interface can't be made")?;
+        let private = PrivateKey::from_bytes(&identity.wireguard_key);
+        let (lane_events, from_lane) = mpsc::unbounded_channel();
+        let misses = Arc::new(AtomicUsize::new(0));
+        let (counted, limit) = (Arc::clone(&misses), MISSES);
+        let lane = postern_dataplane::spawn(LaneConfig { tun, sockets, private: private.clone() }, move |event| {
+            // Tables in force must be heard of; packets without a grant may be lost, and come again.
+            let is_miss = matches!(event, LaneEvent::Miss(_));
+            if !is_miss || counted.fetch_add(1, Ordering::Relaxed) < limit {
+                let _ = lane_events.send(event);
+            } else {
+                counted.fetch_sub(1, Ordering::Relaxed);
+            }
+        })?;
+        let lane = Arc::new(lane);
+        let (commands, from_handle) = mpsc::channel(64);
+        let (session_events, from_session) = mpsc::channel(256);
+        let (done, from_work) = mpsc::channel(256);
+        let (dns, from_dns) = mpsc::channel(256);
+        let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: os::posture() };
+        let (hello, latest_hello) = watch::channel(hello);
+        let (identity, latest_identity) = watch::channel(Arc::new(identity));
+        let node = Node {
+            state,
+            identity,
+            hello,
+            engine: Engine::new(),
+            lane,
+            machine: Machine::new(claim, private.public()),
+            table: None,
+            session: None,
+            keeper: None,
+            welcome: None,
+            problem: Some("not connected to the coordinator yet".into()),
+            is_evicted: false,
+            renew_certificate_at: None,
+            wait_usable: Vec::new(),
+            wait_grant: Vec::new(),
+            done,
+            dns,
+            misses,
+            commands: commands.downgrade(),
+        };
+        tokio::spawn(async move {
+            let mut node = node;
+            // The first hello already says where the node may be reached.
+            node.tell_candidates().await;
+            node.keeper = Some(SessionKeeper::start(latest_identity, latest_hello, session_events));
+            let addresses = os::candidates::watch().unwrap_or_else(|error| {
+                tracing::warn!(error = format!("{error:#}"), "changes of this machine's addresses will not be noticed");
+                mpsc::channel(1).1
+            });
+            node.run(Inputs {
+                commands: from_handle,
+                lane: from_lane,
+                session: from_session,
+                done: from_work,
+                dns: from_dns,
+                addresses,
+            })
+            .await;
+        });
+        Ok(Self { commands })
+    }
+
+    /// Ends the node and waits until the machine is as it was.
+    pub async fn stop(&self) {
+        let _ = self.ask(Command::Stop).await;
+    }
+
+    /// Whether it can't go on by itself.
+    pub async fn has_ended(&self) -> bool {
+        self.ask(Command::HasEnded).await.unwrap_or(true)
+    }
+
+    /// Waits until resources can be reached.
+    ///
+    /// # Errors
+    /// With what is wrong, when that does not happen soon.
+    pub async fn usable(&self) -> Result<()> {
+        match tokio::time::timeout(USABLE, self.ask(Command::Usable)).await {
+            Ok(usable) => usable?.map_err(|problem| anyhow!(problem)),
+            Err(_) => {
+                let problem = self.status().await?.problem.unwrap_or_else(|| "it takes longer than it should".into());
+                Err(anyhow!("the node is not usable yet: {problem}"))
+            }
+        }
+    }
+
+    /// Asks for a grant for a resource, and waits for it.
+    ///
+    /// # Errors
+    /// When it is denied, or takes too long.
+    pub async fn grant(&self, resource: ResourceId) -> Result<()> {
+        let granted = tokio::time::timeout(GRANT, self.ask(|answer| Command::Grant(resource, answer)));
+        granted.await.context("the coordinator did not answer in time")??.map_err(|reason| anyhow!(reason))
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// When the node is going down.
+    pub async fn status(&self) -> Result<Status> {
+        self.ask(Command::Status).await
+    }
+
+    /// What it may reach.
+    ///
+    /// # Errors
+    /// When the node is going down.
+    pub async fn resources(&self) -> Result<Vec<ResourceRow>> {
+        self.ask(Command::Resources).await
+    }
+
+    /// Through which gateway it reaches a resource, if it holds a grant.
+    ///
+    /// # Errors
+    /// When the node is going down.
+    pub async fn gateway_of(&self, resource: ResourceId) -> Result<Option<PublicKey>> {
+        self.ask(|answer| Command::GatewayOf(resource, answer)).await
+    }
+
+    /// Which of its clients has an overlay address.
+    ///
+    /// # Errors
+    /// When the node is going down.
+    pub async fn whois(&self, addr: IpAddr) -> Result<Option<WhoisReply>> {
+        self.ask(|answer| Command::Whois(addr, answer)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok().context("the node is going down")?;
+        answered.await.context("the node is going down")
+    }
+}
+
+/// On the port that peers know, if it is still free.
+fn bind(port: u16) -> Result<Sockets> {
+    match Sockets::bind(port) {
+        Ok(sockets) => Ok(sockets),
+        Err(_) if port != 0 => Sockets::bind(0).context("no UDP port can be opened"),
+        Err(error) => Err(error).context("no UDP port can be opened"),
+    }
+}

@@ -1,0 +1,345 @@
+//! The node: engine, lane, session, DNS and the machine's configuration, tied together by one task.
+//!
+//! ```text
+//!  local API ─ commands ─┐                        ┌─► lane (packets)
+//!  session ── messages ──┤                        ├─► session, access requests
+//!  lane ──── misses ─────┼─► Node::run ─ Engine ──┼─► resolver (targets)
+//!  DNS stub ─ queries ───┤                        └─► local API (answers)
+//!  timers, addresses ────┘
+//! ```
+//!
+//! - [`handle`]: how the daemon speaks to it
+//! - `machine`: what the node changes on the machine, and takes back
+//! - `status`: what it can tell
+
+mod handle;
+mod machine;
+mod status;
+
+pub use handle::NodeHandle;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use postern_dataplane::{LaneEvent, LaneHandle, LaneStatus, clock};
+use postern_engine::{DnsVerdict, Engine, EngineEvent, ForwardingTable};
+use postern_model::{Fqdn, Moment, ResourceId};
+use postern_wire::{AccessReply, CoordinatorMessage, Hello, NodeMessage, Welcome};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{handle::Command, machine::Machine};
+use crate::{
+    control::session::{Session, SessionEvent, SessionKeeper},
+    os,
+    state_dir::{Identity, StateDir},
+};
+
+/// Timers run at least this often: the runtime's clock stands still while the machine sleeps, and ours does not.
+const TICK: Duration = Duration::from_secs(5);
+
+/// What comes back from work that the node has started.
+enum Done {
+    Access(ResourceId, Option<AccessReply>),
+    Resolved(Fqdn, Vec<IpAddr>),
+    Usage(Vec<ResourceId>),
+}
+
+/// A DNS query, and where its verdict goes.
+type DnsQuery = (Vec<u8>, oneshot::Sender<DnsVerdict>);
+
+/// What the node listens to.
+struct Inputs {
+    commands: mpsc::Receiver<Command>,
+    lane: mpsc::UnboundedReceiver<LaneEvent>,
+    session: mpsc::Receiver<SessionEvent>,
+    done: mpsc::Receiver<Done>,
+    dns: mpsc::Receiver<DnsQuery>,
+    addresses: mpsc::Receiver<()>,
+}
+
+/// One node, from up to down.
+struct Node {
+    state: Arc<StateDir>,
+    identity: watch::Sender<Arc<Identity>>,
+    hello: watch::Sender<Hello>,
+    engine: Engine,
+    lane: Arc<LaneHandle>,
+    machine: Machine,
+    /// The table last published, for `wg show`.
+    table: Option<Arc<ForwardingTable>>,
+    session: Option<Session>,
+    keeper: Option<SessionKeeper>,
+    /// What the coordinator said of this device.
+    welcome: Option<Welcome>,
+    problem: Option<String>,
+    is_evicted: bool,
+    renew_certificate_at: Option<Moment>,
+    wait_usable: Vec<oneshot::Sender<Result<(), String>>>,
+    wait_grant: Vec<(ResourceId, oneshot::Sender<Result<(), String>>)>,
+    done: mpsc::Sender<Done>,
+    dns: mpsc::Sender<DnsQuery>,
+    /// How many misses the lane has told of and the node has not looked at.
+    misses: Arc<AtomicUsize>,
+    commands: mpsc::WeakSender<Command>,
+}
+
+impl Node {
+    /// Until told to stop. Returns with the machine as it was found.
+    async fn run(mut self, mut inputs: Inputs) {
+        self.machine.answer_wg(self.commands.clone());
+        let stopped = loop {
+            self.pump();
+            let wait = self.next_timer();
+            tokio::select! {
+                command = inputs.commands.recv() => match command {
+                    Some(Command::Stop(stopped)) => break Some(stopped),
+                    Some(command) => self.command(command).await,
+                    None => break None,
+                },
+                Some(event) = inputs.session.recv() => self.session_event(event).await,
+                Some(event) = inputs.lane.recv() => self.lane_event(event),
+                Some(done) = inputs.done.recv() => self.done(done),
+                Some((query, verdict)) = inputs.dns.recv() => {
+                    let _ = verdict.send(self.engine.handle_dns_query(&query, clock::now()));
+                }
+                Some(()) = inputs.addresses.recv() => self.tell_candidates().await,
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.timers();
+        };
+        // Nothing passes any more, before anything else is taken down.
+        self.engine.handle_evicted();
+        self.pump();
+        self.keeper = None;
+        self.machine.undo(&self.lane).await;
+        if let Some(stopped) = stopped {
+            let _ = stopped.send(());
+        }
+    }
+
+    fn next_timer(&self) -> Duration {
+        let now = clock::now();
+        let next = self.engine.poll_timeout().into_iter().chain(self.renew_certificate_at).min();
+        next.map_or(TICK, |next| next.since(now).min(TICK))
+    }
+
+    fn timers(&mut self) {
+        let now = clock::now();
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+        }
+        if self.renew_certificate_at.is_some_and(|at| at <= now) {
+            self.renew_certificate_at = None;
+            self.renew_certificate();
+        }
+    }
+
+    /// Carries out what the engine wants done, in order.
+    fn pump(&mut self) {
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                EngineEvent::Publish(table) => {
+                    self.table = Some(Arc::clone(&table));
+                    self.lane.publish(table);
+                }
+                EngineEvent::RequestAccess(resource) => self.request_access(resource),
+                EngineEvent::Send(message) => self.send(message),
+                EngineEvent::Replay(packets) => self.lane.replay(packets),
+                EngineEvent::Refuse(packets, reason) => self.lane.refuse(packets, reason),
+                EngineEvent::Resolve(host) => self.resolve(host),
+                EngineEvent::QueryUsage => self.query_usage(),
+                EngineEvent::Denied(resource, reason) => {
+                    tracing::info!(%resource, %reason, "no access");
+                    self.answer_grants(|waiting| (waiting == resource).then(|| Err(reason.to_string())));
+                }
+            }
+        }
+        if !self.wait_grant.is_empty() {
+            let now = clock::now();
+            let held: Vec<_> =
+                self.engine.resources(now).into_iter().filter(|held| held.lease_left.is_some()).collect();
+            self.answer_grants(|waiting| held.iter().any(|held| held.entry.id == waiting).then_some(Ok(())));
+        }
+    }
+
+    fn answer_grants(&mut self, mut answer: impl FnMut(ResourceId) -> Option<Result<(), String>>) {
+        for (resource, waiting) in std::mem::take(&mut self.wait_grant) {
+            match answer(resource) {
+                Some(answer) => drop(waiting.send(answer)),
+                None => self.wait_grant.push((resource, waiting)),
+            }
+        }
+    }
+
+    fn answer_usable(&mut self, answer: &Result<(), String>) {
+        for waiting in self.wait_usable.drain(..) {
+            let _ = waiting.send(answer.clone());
+        }
+    }
+
+    fn send(&self, message: NodeMessage) {
+        if let Some(session) = &self.session {
+            session.send(message);
+        }
+    }
+
+    fn request_access(&mut self, resource: ResourceId) {
+        let Some(session) = self.session.clone() else {
+            return self.engine.handle_access_reply(resource, None, clock::now());
+        };
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let reply = session.request_access(resource).await;
+            let _ = done.send(Done::Access(resource, reply)).await;
+        });
+    }
+
+    fn resolve(&self, host: Fqdn) {
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let mut addresses: Vec<IpAddr> = match tokio::net::lookup_host((host.as_str(), 0)).await {
+                Ok(found) => found.map(|addr| addr.ip()).collect(),
+                Err(error) => {
+                    tracing::warn!(%host, %error, "a resource's target can't be resolved");
+                    Vec::new()
+                }
+            };
+            addresses.dedup();
+            let _ = done.send(Done::Resolved(host, addresses)).await;
+        });
+    }
+
+    fn query_usage(&self) {
+        let (lane, done) = (Arc::clone(&self.lane), self.done.clone());
+        tokio::spawn(async move {
+            if let Some(status) = lane_status(lane).await {
+                let _ = done.send(Done::Usage(status.in_use)).await;
+            }
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = clock::now();
+        match done {
+            Done::Access(resource, reply) => self.engine.handle_access_reply(resource, reply, now),
+            Done::Resolved(host, addresses) => self.engine.handle_resolved(&host, addresses, now),
+            Done::Usage(in_use) => self.engine.handle_usage(&in_use, now),
+        }
+    }
+
+    fn lane_event(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Miss(miss) => {
+                self.misses.fetch_sub(1, Ordering::Relaxed);
+                self.engine.handle_miss(miss, clock::now());
+            }
+            LaneEvent::Applied(generation) => self.engine.handle_applied(generation),
+            LaneEvent::Failed(why) => {
+                tracing::error!(why, "no packet passes any more");
+                self.fail(format!("no packet passes any more: {why}; run 'postern down' and 'postern up'"));
+            }
+        }
+    }
+
+    fn fail(&mut self, problem: String) {
+        self.answer_usable(&Err(problem.clone()));
+        self.problem = Some(problem);
+    }
+
+    async fn session_event(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Connected(session) => self.session = Some(session),
+            SessionEvent::Message(message) => self.message(message).await,
+            SessionEvent::Disconnected(why) => {
+                self.session = None;
+                self.engine.handle_disconnected();
+                tracing::warn!(why, "not connected to the coordinator; trying again");
+                self.problem = Some(format!("not connected to the coordinator: {why}; trying again"));
+            }
+            SessionEvent::Evicted(eviction) => {
+                self.session = None;
+                self.is_evicted = true;
+                self.engine.handle_evicted();
+                tracing::error!(why = %eviction, "the coordinator ended the session for good");
+                self.fail(eviction.to_string());
+            }
+        }
+    }
+
+    async fn message(&mut self, message: CoordinatorMessage) {
+        match &message {
+            CoordinatorMessage::Welcome(welcome) => {
+                if let Err(error) = self.machine.configure(self.state.path(), welcome, &self.dns).await {
+                    tracing::error!(error = format!("{error:#}"), "the machine can't be set up");
+                    return self.fail(format!("{error:#}"));
+                }
+                self.problem = None;
+                self.renew_certificate_at = Some(clock::now() + welcome.renew_certificate_in);
+                self.welcome = Some(Welcome {
+                    catalogue: Vec::new(),
+                    granted: Vec::new(),
+                    installed: Vec::new(),
+                    ..(**welcome).clone()
+                });
+            }
+            CoordinatorMessage::Certificate { certificate, renew_in } => {
+                if let Err(error) = self.keep_certificate(certificate.clone()) {
+                    tracing::error!(error = format!("{error:#}"), "the fresh certificate can't be kept");
+                }
+                self.renew_certificate_at = Some(clock::now() + *renew_in);
+            }
+            CoordinatorMessage::Evicted { .. } => self.is_evicted = true,
+            _ => {}
+        }
+        let is_welcome = matches!(message, CoordinatorMessage::Welcome(_));
+        self.engine.handle_message(message, clock::now());
+        if is_welcome {
+            self.pump();
+            self.answer_usable(&Ok(()));
+        }
+    }
+
+    fn renew_certificate(&self) {
+        let request = || -> Result<Vec<u8>> {
+            let key =
+                rcgen::KeyPair::from_pem(&self.identity.borrow().device_key).context("the device key is damaged")?;
+            Ok(rcgen::CertificateParams::default().serialize_request(&key)?.der().to_vec())
+        };
+        match request() {
+            Ok(csr) => self.send(NodeMessage::RenewCertificate { csr }),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the certificate can't be renewed"),
+        }
+    }
+
+    fn keep_certificate(&self, certificate: Vec<u8>) -> Result<()> {
+        let renewed = Identity { certificate, ..(**self.identity.borrow()).clone() };
+        self.state.set_identity(&renewed)?;
+        self.identity.send_replace(Arc::new(renewed));
+        Ok(())
+    }
+
+    /// The machine's addresses may have changed.
+    async fn tell_candidates(&mut self) {
+        let hello = self.hello.borrow().clone();
+        match os::candidates::candidates(hello.wireguard_port, self.machine.interface()).await {
+            Ok(candidates) if candidates != hello.candidates => {
+                self.hello.send_modify(|hello| hello.candidates.clone_from(&candidates));
+                self.send(NodeMessage::Candidates { candidates });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "this machine's addresses can't be listed"),
+        }
+    }
+}
+
+/// Asks the lane, which answers when it has a moment.
+async fn lane_status(lane: Arc<LaneHandle>) -> Option<LaneStatus> {
+    tokio::task::spawn_blocking(move || lane.status()).await.ok().flatten()
+}
