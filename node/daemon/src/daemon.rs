@@ -19,7 +19,6 @@ use crate::{
     node::NodeHandle,
     os, ping,
     state_dir::{Identity, Settings, StateDir},
-    systemd,
 };
 
 /// The daemon's state, for the local API.
@@ -46,19 +45,26 @@ pub async fn run(state_dir: &Path) -> Result<()> {
     let daemon = Arc::new(Daemon { state, instance, node: Mutex::new(None) });
     let listener = server::bind(daemon.state.path())?;
     daemon.resume().await;
-    systemd::notify_ready();
+    tell_service_manager(sd_notify::NotifyState::Ready);
     tokio::select! {
         () = server::serve(listener, Arc::clone(&daemon)) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    systemd::notify_stopping();
+    tell_service_manager(sd_notify::NotifyState::Stopping);
     if let Some(node) = daemon.node.lock().await.take() {
         node.stop().await;
     }
     let _ = std::fs::remove_file(state_dir.join(crate::state_dir::SOCKET));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Does nothing without a service manager that waits for it (sd_notify(3)).
+fn tell_service_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
 }
 
 impl Daemon {

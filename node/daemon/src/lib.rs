@@ -18,4 +18,3 @@ pub mod state_dir;
 pub mod uapi;
 
 mod ping;
-mod systemd;

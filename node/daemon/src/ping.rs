@@ -71,7 +71,7 @@ fn echo(to: Ipv4Addr, sequence: u16) -> Result<Option<f64>> {
     getrandom::fill(&mut id)?;
     let sequence = sequence.to_be_bytes();
     let mut request = [8, 0, 0, 0, id[0], id[1], sequence[0], sequence[1]];
-    let checksum = checksum(&request).to_be_bytes();
+    let checksum = postern_packet::checksum::checksum(&request).to_be_bytes();
     request[2..4].copy_from_slice(&checksum);
     let start = postern_dataplane::clock::now();
     rustix::net::sendto(&socket, &request, SendFlags::empty(), &SocketAddrV4::new(to, 0))?;
@@ -95,23 +95,6 @@ fn echo(to: Ipv4Addr, sequence: u16) -> Result<Option<f64>> {
     Ok(None)
 }
 
-fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
-}
-
 fn since(start: postern_model::Moment) -> f64 {
     postern_dataplane::clock::now().since(start).as_secs_f64() * 1000.0
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_checksum_makes_the_sum_all_ones() {
-        let mut message = [8, 0, 0, 0, 0x12, 0x34, 0, 1];
-        let sum = super::checksum(&message).to_be_bytes();
-        message[2..4].copy_from_slice(&sum);
-        assert_eq!(super::checksum(&message), 0);
-    }
 }
