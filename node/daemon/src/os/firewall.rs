@@ -1,7 +1,8 @@
 //! One nftables table per node, replaced as a whole.
 //!
-//! Overlay addresses are only good inside the tunnel: what carries one on any other interface is forged, and dropped. (On a
-//! machine whose provider itself uses 100.64.0.0/10, RFC 6598, the ranges are taken over by the node's routes anyway.)
+//! Overlay addresses are only good inside the tunnel: what comes from one on any other interface is forged, and what goes to
+//! this node's own is meant to get around the tunnel; both are dropped. Other addresses of 100.64.0.0/10 (RFC 6598) may be
+//! this machine's own on a provider's network, and stay reachable.
 //! On a gateway, clients' packets are let through and masqueraded where they leave, and nobody behind it can open a
 //! connection to a client.
 
@@ -33,6 +34,7 @@ fn rules(config: &NetworkConfig) -> String {
     let table = table(interface);
     let [devices4, devices6] = config.ranges.device_ranges().map(|(addr, prefix)| format!("{addr}/{prefix}"));
     let [resources4, resources6] = config.ranges.resource_ranges().map(|(addr, prefix)| format!("{addr}/{prefix}"));
+    let (own4, own6) = (config.addr.v4, config.addr.v6);
     let mut rules = format!("table {table} {{}}\ndelete table {table}\ntable {table} {{\n");
     let _ = write!(
         rules,
@@ -40,9 +42,9 @@ fn rules(config: &NetworkConfig) -> String {
     type filter hook prerouting priority raw; policy accept;
     iifname {{ \"{interface}\", \"lo\" }} accept
     ip saddr {{ {devices4}, {resources4} }} drop
-    ip daddr {{ {devices4}, {resources4} }} drop
+    ip daddr {own4} drop
     ip6 saddr {{ {devices6}, {resources6} }} drop
-    ip6 daddr {{ {devices6}, {resources6} }} drop
+    ip6 daddr {own6} drop
   }}
 "
     );
@@ -112,7 +114,8 @@ mod tests {
         assert!(!client.contains("masquerade") && !client.contains("forward"));
         assert!(gateway.contains("ip saddr 100.64.0.0/11 masquerade"), "{gateway}");
         for rules in [client, gateway] {
-            assert!(rules.contains("100.96.0.0/11") && rules.contains("policy accept"));
+            assert!(rules.contains("ip saddr { 100.64.0.0/11, 100.96.0.0/11 } drop"), "{rules}");
+            assert!(rules.contains("ip daddr 100.64.1.0 drop"), "{rules}");
         }
     }
 }
