@@ -148,7 +148,7 @@ impl Node {
 
     /// Starts the daemon again with the same state.
     pub fn resume(&mut self) -> Result<()> {
-        let mut command = self.host.command(&binary("postern")?.to_string_lossy());
+        let mut command = self.host.named_command(&binary("postern")?.to_string_lossy());
         command.arg("daemon").arg("--state-dir").arg(&self.state);
         self.process = Some(self.host.spawn("node", &mut command)?);
         eventually("the daemon answers", || {

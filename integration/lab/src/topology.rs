@@ -161,6 +161,14 @@ impl Host {
         command
     }
 
+    /// A command in the host that also sees the host's name as its machine's.
+    pub fn named_command(&self, program: &str) -> Command {
+        let mut command = self.command("unshare");
+        let name = self.dir.file_name().unwrap_or_default();
+        command.args(["--uts", "sh", "-c", r#"hostname "$0" && exec "$@""#]).arg(name).arg(program);
+        command
+    }
+
     /// Runs a command to its end.
     pub fn run(&self, words: &[&str]) -> Result<Output> {
         run(self.command(words[0]).args(&words[1..]))
