@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use postern_model::{
-    ApiKeyId, DeviceId, Filter, Fqdn, GroupName, PolicyId, ResourceName, SiteName, Subject, Target, TokenId, UserName,
+    ApiKeyId, DeviceId, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, SiteName, Subject, Target, TokenId,
+    UserName,
 };
 
 /// A change that an admin asks for.
@@ -91,8 +92,12 @@ pub enum Command {
 pub struct ResourceEdit {
     /// Where its packets go.
     pub target: Option<Target>,
-    /// What is open, as a whole.
-    pub filter: Option<Filter>,
+    /// Open TCP ports.
+    pub tcp: Option<PortSet>,
+    /// Open UDP ports.
+    pub udp: Option<PortSet>,
+    /// Whether echo requests pass.
+    pub icmp: Option<bool>,
     /// All its aliases.
     pub aliases: Option<Vec<Fqdn>>,
 }

@@ -310,6 +310,9 @@ impl Draft<'_> {
         if alias == zone {
             return Err(conflict(format!("'{alias}' is the network's zone and can't be an alias")));
         }
+        if *alias == resource.name.in_zone(zone) {
+            return Err(conflict(format!("'{alias}' is the resource's own name; it needs no alias for that")));
+        }
         if let Some(other) = self.state.resource_with_alias(alias).filter(|other| other.id != resource.id) {
             return Err(conflict(format!("'{alias}' is an alias of resource '{}' already", other.name)));
         }
@@ -325,7 +328,9 @@ impl Draft<'_> {
         let before = self.resource(name)?;
         let mut after = before.clone();
         after.target = edit.target.clone().unwrap_or(after.target);
-        after.filter = edit.filter.clone().unwrap_or(after.filter);
+        after.filter.tcp = edit.tcp.clone().unwrap_or(after.filter.tcp);
+        after.filter.udp = edit.udp.clone().unwrap_or(after.filter.udp);
+        after.filter.icmp = edit.icmp.unwrap_or(after.filter.icmp);
         after.aliases = edit.aliases.clone().unwrap_or(after.aliases);
         if after == before {
             return Err(invalid(
@@ -380,7 +385,7 @@ impl Draft<'_> {
     fn create_token(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
         let Command::CreateToken { owner, expires_in, uses, secret_hash } = command else { unreachable!("dispatched") };
         let id = env.id(postern_model::TokenId::from_bytes);
-        if expires_in.is_zero() || *expires_in > MAX_TOKEN_LIFE {
+        if expires_in.as_millis() == 0 || *expires_in > MAX_TOKEN_LIFE {
             return Err(invalid(
                 "a join token lives at least a moment and at most a year: give --expires like 1h or 7days".into(),
             ));

@@ -38,7 +38,7 @@ pub use decision::{Decision, DenyReason};
 pub use filter::{Filter, Protocol};
 pub use id::{ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, ResourceId, SiteId, TokenId, UserId};
 pub use key::{PresharedKey, PublicKey, SecretBytes, Sha256};
-pub use name::{Fqdn, GroupName, NameError, ResourceName, SiteName, UserName};
+pub use name::{ApiKeyName, Fqdn, GroupName, NameError, ResourceName, SiteName, UserName};
 pub use ports::{PortRange, PortSet};
 pub use posture::Posture;
 pub use resource::Target;

@@ -99,6 +99,10 @@ name!(
     ResourceName, "resource name", is_label, LABEL_RULE, str::to_owned
 );
 name!(
+    /// An API key's name: what it is for.
+    ApiKeyName, "API key name", is_label, LABEL_RULE, str::to_owned
+);
+name!(
     /// A DNS name, kept in lower case and without the final dot: an alias, the zone or a target host.
     Fqdn, "DNS name", is_fqdn, FQDN_RULE,
     |text| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()

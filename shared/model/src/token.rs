@@ -16,7 +16,7 @@ use crate::{ApiKeyId, Fqdn, SecretBytes, Sha256, TokenId};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It does not begin as it should.
-    #[error("not a {what}: it should begin with '{prefix}'")]
+    #[error("this is no {what}: it should begin with '{prefix}'")]
     Prefix {
         /// What was expected.
         what: &'static str,
