@@ -1,9 +1,10 @@
 //! Access: requests, grants in the making, leases.
 //!
 //! A grant is committed first, then installed on its gateway, and only when that has acknowledged it is the client told.
-//! A renewal is the same thing again with the same grant.
+//! A renewal or a change is the same thing again with the same grant; until it is acknowledged, what the gateway had
+//! before stays what the client knows.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use postern_model::{
     Decision, DenyReason, DeviceId, Filter, GrantId, PolicyId, ResourceId, Timestamp,
@@ -20,24 +21,26 @@ use crate::{AccessTicket, Core, Effect, Env, Proposal, draft::Draft, psk};
 /// More leases than this do not end in one transaction.
 const EXPIRIES_PER_BATCH: usize = 1000;
 
-/// A grant that its gateway has been sent and not yet acknowledged.
+/// A grant that its gateway has not yet acknowledged as it is now.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     /// The requests to be answered then.
     tickets: Vec<AccessTicket>,
     /// Whether the client is to be told in its session as well.
     pub(crate) push: bool,
-    /// How many times the gateway was sent it and has not acknowledged: an acknowledgement of an older version is none.
-    pub(crate) outstanding: u32,
-    /// When the gateway has failed to.
-    until: Timestamp,
+    /// What the gateway has in force meanwhile, if it has acknowledged the grant before.
+    pub(crate) before: Option<Grant>,
+    /// When the gateway has failed to; `None` when nobody waits for that: it is away, or has failed already.
+    until: Option<Timestamp>,
 }
 
-/// What is to happen to an access request once its proposal is applied.
-#[derive(Debug, Clone, Copy)]
+/// What is to happen once the proposal is applied.
+#[derive(Debug, Clone)]
 pub(crate) enum FollowUp {
     Deny(AccessTicket, DenyReason),
     Await(AccessTicket, GrantId),
+    /// These grants hold as their gateways have them; whoever waits for more is told to come again.
+    GiveUp(Vec<GrantId>),
 }
 
 /// The reason as the device may know it: what it may not see and what is not there are the same to it.
@@ -63,7 +66,8 @@ impl Core {
             return nothing().then(FollowUp::Deny(ticket, DenyReason::TooManyRequests));
         }
         let held = self.state.grants_of_device(device).find(|grant| grant.resource == request.resource);
-        if let Some(grant) = held.filter(|grant| self.waiting.contains_key(&grant.id) && env.now < grant.expires_at) {
+        let is_awaited = |grant: &Grant| self.waiting.get(&grant.id).is_some_and(|waiting| waiting.until.is_some());
+        if let Some(grant) = held.filter(|grant| is_awaited(grant) && env.now < grant.expires_at) {
             // The same question again, before the first is answered.
             return nothing().then(FollowUp::Await(ticket, grant.id));
         }
@@ -152,42 +156,48 @@ impl Core {
         grants.filter_map(|grant| self.waiting.get(&grant.id)).map(|waiting| waiting.tickets.len()).sum()
     }
 
-    /// Leases that ran out and gateways that did not acknowledge in time.
+    /// Leases that ran out and gateways that did not acknowledge in time. What such a gateway has acknowledged before goes
+    /// on to the end of its lease.
     pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
         let mut draft = Draft::new(&self.state, Actor::Coordinator, env.now);
         let expired = self.state.expiries().take_while(|(at, _)| *at <= env.now).take(EXPIRIES_PER_BATCH);
         for (_, grant) in expired {
             draft.end_grant(grant, GrantEnd::Expired);
         }
-        let late: BTreeSet<_> =
-            self.waiting.iter().filter(|(_, waiting)| waiting.until <= env.now).map(|(id, _)| *id).collect();
-        for grant in late.iter().filter_map(|id| self.state.grants.get(id)) {
+        let is_late = |waiting: &Waiting| waiting.until.is_some_and(|until| until <= env.now);
+        let late: BTreeMap<_, _> = self.waiting.iter().filter(|(_, waiting)| is_late(waiting)).collect();
+        let (known, new): (Vec<_>, Vec<_>) = late.into_iter().partition(|(_, waiting)| waiting.before.is_some());
+        for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(id)) {
             draft.end_grant(grant, GrantEnd::Revoked(DenyReason::GatewayUnreachable));
         }
-        Proposal::new(draft.finish(), ())
+        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known.into_iter().map(|(id, _)| *id).collect()))
     }
 
     /// When to call [`Self::propose_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let lease = self.state.expiries().next().map(|(at, _)| at);
-        let acknowledgement = self.waiting.values().map(|waiting| waiting.until).min();
+        let acknowledgement = self.waiting.values().filter_map(|waiting| waiting.until).min();
         lease.into_iter().chain(acknowledgement).min()
     }
 
-    /// After a grant was put: on to its gateway. The client waits for the acknowledgement: in its request, if that is
-    /// what put the grant, else in its session.
-    pub(crate) fn tell_changed(&mut self, id: GrantId, follow_up: Option<&FollowUp>, now: Timestamp) {
+    /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
+    /// its request, if that is what put the grant, else in its session.
+    pub(crate) fn tell_changed(
+        &mut self,
+        id: GrantId,
+        before: Option<Grant>,
+        follow_up: Option<&FollowUp>,
+        now: Timestamp,
+    ) {
         let Some(grant) = self.state.grants.get(&id).cloned() else { return };
         let push = !matches!(follow_up, Some(FollowUp::Await(_, awaited)) if *awaited == id);
-        if !self.sessions.contains_key(&grant.gateway) {
-            // Nobody to wait for. It is in the gateway's next welcome.
-            self.send_granted(&grant, now);
-            return;
-        }
-        let until = now.plus(self.config.ack_timeout);
-        let fresh = Waiting { tickets: Vec::new(), push: false, outstanding: 0, until };
-        let waiting = self.waiting.entry(id).or_insert(fresh);
+        let is_connected = self.sessions.contains_key(&grant.gateway);
+        let waiting =
+            self.waiting.entry(id).or_insert(Waiting { tickets: Vec::new(), push: false, before, until: None });
         waiting.push |= push;
+        if is_connected {
+            waiting.until.get_or_insert(now.plus(self.config.ack_timeout));
+        }
         self.send_install(&grant, now);
     }
 
@@ -199,24 +209,32 @@ impl Core {
             }
             Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(&grant) {
                 Some(waiting) => waiting.tickets.push(ticket),
-                // Acknowledged since it was proposed, or its gateway left.
+                // The gateway has it as it is: renewed twice at one moment.
                 None => self.answer_ready(ticket, grant, now),
             },
+            Some(FollowUp::GiveUp(grants)) => {
+                for id in grants {
+                    let Some(waiting) = self.waiting.get_mut(&id) else { continue };
+                    waiting.until = None;
+                    let reason = DenyReason::GatewayUnreachable;
+                    let deny = |ticket| Effect::Answer(ticket, AccessReply::Denied { reason });
+                    self.effects.extend(waiting.tickets.drain(..).map(deny));
+                }
+            }
         }
     }
 
     fn answer_ready(&mut self, ticket: AccessTicket, grant: GrantId, now: Timestamp) {
         let granted = self.state.grants.get(&grant).and_then(|grant| self.granted(grant, now));
-        let reply = granted.map_or(AccessReply::Denied { reason: DenyReason::NoGateway }, AccessReply::Granted);
+        let reply = granted.map_or(AccessReply::Denied { reason: DenyReason::LeaseExpired }, AccessReply::Granted);
         self.effects.push_back(Effect::Answer(ticket, reply));
     }
 
     /// A gateway has put a grant in force.
     pub(crate) fn handle_installed(&mut self, gateway: DeviceId, id: GrantId, now: Timestamp) {
         let Some(grant) = self.state.grants.get(&id).filter(|grant| grant.gateway == gateway).cloned() else { return };
-        let Some(waiting) = self.waiting.get_mut(&id) else { return };
-        waiting.outstanding = waiting.outstanding.saturating_sub(1);
-        if waiting.outstanding > 0 {
+        // An acknowledgement of what was sent before the last version is none of that.
+        if !self.sessions.get_mut(&gateway).is_some_and(|session| session.has_acknowledged(id)) {
             return;
         }
         let Some(waiting) = self.waiting.remove(&id) else { return };
@@ -236,13 +254,9 @@ impl Core {
     }
 
     pub(crate) fn send_install(&mut self, grant: &Grant, now: Timestamp) {
-        if !self.sessions.contains_key(&grant.gateway) {
-            return;
-        }
-        if let Some(install) = self.install(grant, now) {
-            if let Some(waiting) = self.waiting.get_mut(&grant.id) {
-                waiting.outstanding += 1;
-            }
+        let Some(install) = self.install(grant, now) else { return };
+        if let Some(session) = self.sessions.get_mut(&grant.gateway) {
+            *session.unacknowledged.entry(grant.id).or_default() += 1;
             self.send(grant.gateway, CoordinatorMessage::InstallGrant(Box::new(install)));
         }
     }
@@ -253,8 +267,11 @@ impl Core {
         }
     }
 
-    /// The client's side of a grant.
+    /// The client's side of a grant; `None` when its lease ran out.
     pub(crate) fn granted(&self, grant: &Grant, now: Timestamp) -> Option<Granted> {
+        if now >= grant.expires_at {
+            return None;
+        }
         let (client, gateway) = (self.state.devices.get(&grant.device)?, self.state.devices.get(&grant.gateway)?);
         Some(Granted {
             grant: grant.id,
@@ -267,8 +284,11 @@ impl Core {
         })
     }
 
-    /// The gateway's side of a grant.
+    /// The gateway's side of a grant; `None` when its lease ran out.
     pub(crate) fn install(&self, grant: &Grant, now: Timestamp) -> Option<InstallGrant> {
+        if now >= grant.expires_at {
+            return None;
+        }
         let (client, gateway) = (self.state.devices.get(&grant.device)?, self.state.devices.get(&grant.gateway)?);
         let resource = self.state.resources.get(&grant.resource)?;
         Some(InstallGrant {

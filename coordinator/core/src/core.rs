@@ -94,7 +94,7 @@ pub struct Core {
     pub(crate) sessions: HashMap<DeviceId, Session>,
     /// Where each device was last known to be reached; kept while it is away, for grants that go on.
     pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
-    /// Grants that their gateway has been sent and not yet acknowledged.
+    /// Grants that their gateway has not yet acknowledged as they are now.
     pub(crate) waiting: HashMap<GrantId, Waiting>,
     pub(crate) effects: VecDeque<Effect>,
 }
@@ -147,11 +147,17 @@ impl Core {
         let mut viewers = self.viewers_touched(&batch.changes);
         // What the changes are about, as it was before them.
         let ended: Vec<(Grant, GrantEnd)> = batch.changes.iter().filter_map(|change| self.ending(change)).collect();
-        let mut changed = Vec::new();
+        let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
         let mut gone = Vec::new();
         for change in batch.changes {
             match &change {
-                Change::PutGrant(grant) => changed.push(grant.id),
+                Change::PutGrant(grant) => {
+                    let before = self.state.grants.get(&grant.id);
+                    // By which policy it holds is nothing to its two ends.
+                    if before.is_none_or(|before| Grant { policy: grant.policy, ..before.clone() } != *grant) {
+                        changed.push((grant.id, before.cloned()));
+                    }
+                }
                 Change::RemoveDevice(id) => gone.push(*id),
                 Change::PutDevice(device) if device.revoked => gone.push(device.id),
                 _ => {}
@@ -163,8 +169,8 @@ impl Core {
         for (grant, end) in ended {
             self.tell_ended(&grant, end);
         }
-        for grant in changed {
-            self.tell_changed(grant, follow_up.as_ref(), now);
+        for (grant, before) in changed {
+            self.tell_changed(grant, before, follow_up.as_ref(), now);
         }
         for device in gone {
             self.evict(device);
@@ -198,6 +204,9 @@ impl Core {
         let reason = crate::access::told(reason);
         for device in [grant.gateway, grant.device] {
             self.send(device, CoordinatorMessage::RevokeGrant { grant: grant.id, reason });
+        }
+        if let Some(session) = self.sessions.get_mut(&grant.gateway) {
+            session.unacknowledged.remove(&grant.id);
         }
         self.answer_waiting(grant.id, reason);
     }

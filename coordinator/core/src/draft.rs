@@ -9,7 +9,7 @@ use postern_model::{
     audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
-    record::{Device, Owner, Principal, Resource, User},
+    record::{Device, Owner, Policy, Principal, Resource, User},
 };
 use postern_policy::{Facts, decide};
 
@@ -113,9 +113,13 @@ fn touched(state: &State, change: &Change) -> Vec<GrantId> {
         Change::PutResource(Resource { id, .. }) | Change::RemoveResource(id) => {
             state.grants_of_resource(*id).map(|grant| grant.id).collect()
         }
+        // One more that allows it may be the one that would now be asked first.
+        Change::PutPolicy(Policy { resource, .. }) => {
+            state.grants_of_resource(*resource).map(|grant| grant.id).collect()
+        }
         Change::RemovePolicy(id) => state.grants_of_policy(*id).map(|grant| grant.id).collect(),
         Change::PutDevice(Device { id, .. }) | Change::RemoveDevice(id) => of_device(*id),
-        // More to allow ends nothing; the rest is not what decisions are made of.
+        // The rest is not what decisions are made of.
         _ => Vec::new(),
     }
 }
@@ -134,6 +138,9 @@ pub(crate) struct After<'a> {
 
 impl<'a> After<'a> {
     fn redecide(&self, grant: &Grant, now: Timestamp) -> Redecision {
+        if now >= grant.expires_at {
+            return Redecision::Ends(GrantEnd::Expired);
+        }
         let gateway_is_gone = self.device(grant.gateway).is_none_or(|gateway| gateway.revoked);
         match decide(self, grant.device, grant.resource, now) {
             Decision::Denied { reason } => Redecision::Ends(GrantEnd::Revoked(reason)),

@@ -1,9 +1,13 @@
 //! Presence: who is connected, where from, where they may be reached, and what they were told of the catalogue.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use postern_model::{
-    Candidate, DeviceId, Posture, ResourceId, Timestamp,
+    Candidate, DeviceId, GrantId, Posture, ResourceId, Timestamp,
     audit::Actor,
     candidate::{CandidateKind, MAX_CANDIDATES},
     change::Change,
@@ -24,6 +28,21 @@ pub(crate) struct Session {
     since: Timestamp,
     /// As the node was last told.
     catalogue: BTreeMap<ResourceId, CatalogueEntry>,
+    /// How often the node was sent each grant that it carries and has not acknowledged: it does so each time.
+    pub(crate) unacknowledged: HashMap<GrantId, u32>,
+}
+
+impl Session {
+    /// Takes one acknowledgement; whether it was the one of the last version sent.
+    pub(crate) fn has_acknowledged(&mut self, grant: GrantId) -> bool {
+        let Entry::Occupied(mut sent) = self.unacknowledged.entry(grant) else { return false };
+        *sent.get_mut() -= 1;
+        let is_last = *sent.get() == 0;
+        if is_last {
+            sent.remove();
+        }
+        is_last
+    }
 }
 
 impl Core {
@@ -92,6 +111,7 @@ impl Core {
             wireguard_port: hello.wireguard_port,
             since: now,
             catalogue,
+            unacknowledged: HashMap::new(),
         };
         self.sessions.insert(device, session);
         self.greet(&record, renew_certificate_in, now);
@@ -100,19 +120,20 @@ impl Core {
 
     fn greet(&mut self, device: &Device, renew_certificate_in: Duration, now: Timestamp) {
         let id = device.id;
-        let installed: Vec<_> =
-            self.state.grants_of_gateway(id).filter(|grant| now < grant.expires_at).cloned().collect();
+        let installed: Vec<_> = self.state.grants_of_gateway(id).filter_map(|grant| self.install(grant, now)).collect();
         // The snapshot is one more thing that the gateway acknowledges, grant by grant.
-        for grant in &installed {
-            if let Some(waiting) = self.waiting.get_mut(&grant.id) {
-                waiting.outstanding = 1;
-            }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.unacknowledged = installed.iter().map(|install| (install.grant, 1)).collect();
         }
-        let held: Vec<_> = self.state.grants_of_device(id).filter(|grant| now < grant.expires_at).cloned().collect();
-        let (ready, early): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|grant| !self.waiting.contains_key(&grant.id));
-        for grant in early {
-            self.waiting.entry(grant.id).and_modify(|waiting| waiting.push = true);
+        let mut granted = Vec::new();
+        for grant in self.state.grants_of_device(id) {
+            match self.waiting.get_mut(&grant.id) {
+                None => granted.push(grant.clone()),
+                Some(waiting) => {
+                    waiting.push = true;
+                    granted.extend(waiting.before.clone());
+                }
+            }
         }
         let welcome = Welcome {
             revision: self.state.revision,
@@ -131,8 +152,8 @@ impl Core {
                 .get(&id)
                 .map(|session| session.catalogue.values().cloned().collect())
                 .unwrap_or_default(),
-            granted: ready.iter().filter_map(|grant| self.granted(grant, now)).collect(),
-            installed: installed.iter().filter_map(|grant| self.install(grant, now)).collect(),
+            granted: granted.iter().filter_map(|grant| self.granted(grant, now)).collect(),
+            installed,
             renew_certificate_in,
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
@@ -166,9 +187,9 @@ impl Core {
         if observed.port() != 0 && candidates.iter().all(|candidate| candidate.addr != observed) {
             candidates.push(Candidate { addr: observed, kind: CandidateKind::Observed });
         }
-        candidates.sort_unstable();
+        // The observed one comes last, and is the one most likely to work: it must not be what is cut.
+        candidates.sort_unstable_by_key(|candidate| (candidate.kind, candidate.addr));
         candidates.dedup();
-        // The observed one comes last in order, and is the one most likely to work: it must not be what is cut.
         let excess = candidates.len().saturating_sub(MAX_CANDIDATES);
         candidates.drain(..excess);
         if self.candidates.get(&device) == Some(&candidates) {
@@ -176,11 +197,11 @@ impl Core {
         }
         self.candidates.insert(device, candidates);
         let held: Vec<_> = self.state.grants_of_device(device).cloned().collect();
-        for grant in held.iter().filter(|grant| now < grant.expires_at) {
+        for grant in &held {
             self.send_install(grant, now);
         }
         let carried: Vec<_> = self.state.grants_of_gateway(device).cloned().collect();
-        for grant in carried.iter().filter(|grant| now < grant.expires_at) {
+        for grant in &carried {
             if !self.waiting.contains_key(&grant.id) {
                 self.send_granted(grant, now);
             }

@@ -11,6 +11,8 @@
 
 mod decide;
 mod policy_set;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{Facts, Principals, decide, principals, visible};
 pub use policy_set::PolicySet;

@@ -1,5 +1,17 @@
 //! The core driven as the shell drives it, with simulated time.
 
+mod access;
+mod catalogue;
+mod commands;
+mod enrolment;
+mod leases;
+mod office;
+mod presence;
+mod random;
+mod removal;
+mod revocation;
+mod shell;
+
 use postern_model::{
     NetworkRanges, Revision,
     record::{Network, World},
