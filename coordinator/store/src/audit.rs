@@ -157,7 +157,7 @@ fn end(db: &Connection) -> rusqlite::Result<End> {
 }
 
 /// The hash of an entry that follows `previous`.
-fn chain(previous: &Sha256, id: u64, revision: Revision, event: &AuditEvent) -> rusqlite::Result<Sha256> {
+pub(crate) fn chain(previous: &Sha256, id: u64, revision: Revision, event: &AuditEvent) -> rusqlite::Result<Sha256> {
     /// What is hashed of an entry, in this order.
     #[derive(Serialize)]
     struct Sealed<'a> {

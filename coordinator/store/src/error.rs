@@ -69,9 +69,21 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn from_sqlite(error: &rusqlite::Error, doing: &'static str, path: &std::path::Path) -> Self {
-        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+        use rusqlite::Error;
         let (path, cause) = (path.to_owned(), error.to_string());
-        if matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)) {
+        // The statements are ours and fixed, so where one does not fit, the tables or rows are not what they were.
+        let is_table_missing =
+            matches!(error, Error::SqliteFailure(_, Some(message)) if message.starts_with("no such "));
+        let is_misfit = matches!(
+            error,
+            Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::InvalidColumnType(..)
+                | Error::InvalidColumnName(..)
+                | Error::QueryReturnedNoRows
+                | Error::SqlInputError { .. }
+        );
+        if is_misfit || is_table_missing {
             return Self::Corrupt { path, what: cause };
         }
         match error.sqlite_error_code() {

@@ -127,7 +127,7 @@ impl Store {
 /// Reads the audit log on a connection of its own, so that no decision waits for a long read.
 #[derive(Debug)]
 pub struct Reader {
-    db: Connection,
+    pub(crate) db: Connection,
     path: PathBuf,
 }
 
