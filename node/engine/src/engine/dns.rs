@@ -103,9 +103,9 @@ fn answer_to(query: &Message) -> Message {
     answer.metadata.checking_disabled = query.metadata.checking_disabled;
     answer.metadata.authoritative = true;
     answer.queries.clone_from(&query.queries);
-    if query.edns.is_some() {
+    if let Some(asked) = &query.edns {
         let mut edns = Edns::new();
-        edns.set_max_payload(MAX_PAYLOAD);
+        edns.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(asked.flags().dnssec_ok);
         answer.edns = Some(edns);
     }
     answer

@@ -1,13 +1,17 @@
 //! Grants held and carried: the coordinator's messages, leases, acknowledgements.
 
+use std::time::Duration;
+
 use postern_model::{DenyReason, GrantId, Moment, ResourceId, Target};
 use postern_wire::{AccessReply, CatalogueEntry, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
 
 use super::{Carried, Engine, EngineEvent, Held, Place};
 use crate::{DropReason, Generation};
 
-/// A renewal that could not be decided is tried again after this share of what is left of the lease.
+/// A renewal that was not needed, or not decided, is looked at again after this share of what is left of the lease.
 const RETRY_SHARE: u32 = 4;
+/// It is not looked at again sooner than this: shares of what is left grow ever shorter.
+const MIN_RETRY: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// A message of the session; `Welcome` is the authoritative snapshot.
@@ -16,6 +20,7 @@ impl Engine {
             CoordinatorMessage::Welcome(welcome) => self.handle_welcome(*welcome, now),
             CoordinatorMessage::Catalogue { put, removed, .. } => self.handle_catalogue(put, &removed),
             CoordinatorMessage::Granted(granted) => {
+                self.requests.note_told(granted.resource);
                 self.hold(*granted, now);
                 self.publish();
             }
@@ -73,6 +78,8 @@ impl Engine {
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
         self.acknowledgements.clear();
+        // Those that wait for a name are not owed to the next session either.
+        self.carried.values_mut().for_each(|carried| carried.unacknowledged = 0);
     }
 
     /// The identity is gone (evicted, logout, down): drop every grant at once.
@@ -90,12 +97,19 @@ impl Engine {
 
     /// The answer to [`EngineEvent::RequestAccess`]; `None` when the coordinator could not be asked.
     pub fn handle_access_reply(&mut self, resource: ResourceId, reply: Option<AccessReply>, now: Moment) {
-        self.requests.answered(resource);
+        let reply = match reply {
+            Some(AccessReply::Granted(granted)) => Some(self.requests.unless_revoked(granted)),
+            reply => reply,
+        };
+        let is_overtaken = self.requests.answered(resource);
         match reply {
             Some(AccessReply::Granted(granted)) if granted.resource == resource => {
                 self.hold(granted, now);
                 self.publish();
                 self.replay_waiting(resource);
+                if is_overtaken {
+                    self.ask(resource, None, now);
+                }
             }
             Some(AccessReply::Granted(_)) | None => self.try_again(resource, now),
             Some(AccessReply::Denied { reason }) if reason.is_transient() => {
@@ -116,7 +130,7 @@ impl Engine {
 
     fn try_again(&mut self, resource: ResourceId, now: Moment) {
         if let Some(held) = self.held.get_mut(&resource) {
-            held.renew_at = now + held.expires.since(now) / RETRY_SHARE;
+            held.look_again(now);
         }
         self.requests.retry(resource, now);
     }
@@ -127,8 +141,8 @@ impl Engine {
         let Some(entry) = self.catalogue.get(&granted.resource) else { return };
         let known = self.held.get(&entry.id);
         keep_candidates(&mut granted, known);
-        let held =
-            Held { addr: entry.addr, expires: now + granted.lease, renew_at: now + granted.lease * 2 / 3, granted };
+        let (expires, renew_at) = (now + granted.lease, now + granted.lease / 3 * 2);
+        let held = Held { addr: entry.addr, expires, renew_at, is_due: false, granted };
         self.held.insert(held.granted.resource, held);
     }
 
@@ -172,6 +186,7 @@ impl Engine {
             self.events.push_back(EngineEvent::Denied(resource, reason));
         }
         self.carried.remove(&grant);
+        self.requests.note_revoked(grant, reason);
         self.publish();
         self.acknowledgements.push_back((self.generation, NodeMessage::GrantRevoked { grant }));
     }
@@ -196,8 +211,9 @@ impl Engine {
         let mut is_due = false;
         for held in self.held.values_mut().filter(|held| held.renew_at <= now) {
             is_due = true;
-            // Unless it turns out to be in use, it is left to end.
-            held.renew_at = held.expires;
+            held.is_due = true;
+            // Out of use now, it may come into use before it ends.
+            held.look_again(now);
         }
         if is_due && self.connected {
             self.events.push_back(EngineEvent::QueryUsage);
@@ -207,12 +223,18 @@ impl Engine {
     /// The resources with open flows: those whose renewal is due are asked for again.
     pub fn handle_usage(&mut self, in_use: &[ResourceId], now: Moment) {
         for resource in in_use {
-            let is_due =
-                self.held.get(resource).is_some_and(|held| held.renew_at == held.expires && now < held.expires);
-            if is_due {
+            let held = self.held.get_mut(resource).filter(|held| now < held.expires);
+            if held.is_some_and(|held| std::mem::take(&mut held.is_due)) {
                 self.ask(*resource, None, now);
             }
         }
+    }
+}
+
+impl Held {
+    /// A renewal comes to nothing now.
+    fn look_again(&mut self, now: Moment) {
+        self.renew_at = now + (self.expires.since(now) / RETRY_SHARE).max(MIN_RETRY);
     }
 }
 

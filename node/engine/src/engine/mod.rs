@@ -84,8 +84,10 @@ struct Held {
     granted: Granted,
     addr: OverlayAddr,
     expires: Moment,
-    /// When to ask again, if it is in use then.
+    /// When to see whether it is in use, and is to be asked for again.
     renew_at: Moment,
+    /// Whether that moment has come, and nobody has asked since.
+    is_due: bool,
 }
 
 /// A grant that this node carries.
@@ -93,7 +95,7 @@ struct Held {
 struct Carried {
     install: InstallGrant,
     expires: Moment,
-    /// Whether the coordinator waits for the acknowledgement, which waits for the target's name.
+    /// How many acknowledgements the coordinator waits for, which wait for the target's name.
     unacknowledged: u32,
 }
 

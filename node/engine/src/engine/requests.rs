@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use postern_model::{Moment, ResourceId};
+use postern_model::{DenyReason, GrantId, Moment, ResourceId};
+use postern_wire::{AccessReply, Granted};
 
 use super::{Engine, EngineEvent};
 use crate::{DropReason, Miss};
@@ -22,6 +23,9 @@ const MAX_BYTES: usize = 4 << 20;
 #[derive(Debug, Default)]
 struct Request {
     in_flight: bool,
+    /// The session has told of the grant since it was asked for. The answer comes on a stream of its own: which of the two
+    /// is the newer one, nobody can tell.
+    is_overtaken: bool,
     packets: Vec<Vec<u8>>,
     /// When the packets have waited too long.
     until: Option<Moment>,
@@ -34,15 +38,49 @@ struct Request {
 pub(super) struct Requests {
     open: HashMap<ResourceId, Request>,
     denied: HashMap<ResourceId, Moment>,
+    /// Revoked while requests are open: the answer that grants them comes on a stream of its own, and may come later.
+    revoked: HashMap<GrantId, DenyReason>,
     bytes: usize,
 }
 
 impl Requests {
-    /// Notes that the coordinator has answered, or can't.
-    pub(super) fn answered(&mut self, resource: ResourceId) {
+    /// Notes that the coordinator has answered, or can't; returns whether the answer may be out of date already.
+    pub(super) fn answered(&mut self, resource: ResourceId) -> bool {
+        let mut is_overtaken = false;
         if let Some(request) = self.open.get_mut(&resource) {
             request.in_flight = false;
+            is_overtaken = std::mem::take(&mut request.is_overtaken);
             self.forget_if_done(resource);
+        }
+        if !self.is_any_in_flight() {
+            self.revoked.clear();
+        }
+        is_overtaken
+    }
+
+    /// Notes that the session has told of a grant.
+    pub(super) fn note_told(&mut self, resource: ResourceId) {
+        if let Some(request) = self.open.get_mut(&resource) {
+            request.is_overtaken = request.in_flight;
+        }
+    }
+
+    fn is_any_in_flight(&self) -> bool {
+        self.open.values().any(|request| request.in_flight)
+    }
+
+    /// Notes a revocation that may have overtaken the answer with its grant.
+    pub(super) fn note_revoked(&mut self, grant: GrantId, reason: DenyReason) {
+        if self.is_any_in_flight() {
+            self.revoked.insert(grant, reason);
+        }
+    }
+
+    /// The answer that a grant comes to.
+    pub(super) fn unless_revoked(&self, granted: Granted) -> AccessReply {
+        match self.revoked.get(&granted.grant) {
+            Some(reason) => AccessReply::Denied { reason: *reason },
+            None => AccessReply::Granted(granted),
         }
     }
 
@@ -64,10 +102,11 @@ impl Requests {
     }
 
     fn hold(&mut self, resource: ResourceId, packet: Vec<u8>, now: Moment) -> Result<(), Vec<u8>> {
-        let request = self.open.entry(resource).or_default();
-        if request.packets.len() >= MAX_PACKETS || self.bytes + packet.len() > MAX_BYTES {
+        let waiting = self.open.get(&resource).map_or(0, |request| request.packets.len());
+        if waiting >= MAX_PACKETS || self.bytes + packet.len() > MAX_BYTES {
             return Err(packet);
         }
+        let request = self.open.entry(resource).or_default();
         self.bytes += packet.len();
         request.packets.push(packet);
         request.until.get_or_insert(now + HOLD);
