@@ -25,6 +25,9 @@ const SILENCE: Duration = Duration::from_secs(KEEPALIVE_TIMEOUT.as_secs() + REKE
 /// Keys are forgotten after so long without a new session.
 const FORGET: Duration = Duration::from_secs(REJECT_AFTER_TIME.as_secs() * 3);
 
+/// Where an initiation has its sender's index (section 5.4.2).
+const SENDER: usize = 4;
+
 /// What came of sealing a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sealed<'a> {
@@ -95,6 +98,9 @@ pub struct Tunnel {
     tunn: Tunn,
     sessions: Sessions,
     attempt: Option<Attempt>,
+    /// The indices of the attempt's last two initiations. boringtun takes a late answer to either at any time, which would
+    /// put keys in use that the peer has counted the age of for longer.
+    awaited: [Option<u32>; 2],
     /// Counts initiations; the jitter is taken from it.
     initiations: u32,
     unreachable: bool,
@@ -134,6 +140,7 @@ impl Tunnel {
             tunn,
             sessions: Sessions::default(),
             attempt: None,
+            awaited: [None; 2],
             initiations: index,
             unreachable: false,
             last_session: None,
@@ -230,10 +237,12 @@ impl Tunnel {
         out: &'a mut [u8],
         now: Moment,
     ) -> Result<Opened<'a>, TunnelError> {
-        let index = receiver(datagram, 8).ok_or(TunnelError::Invalid)?;
+        let index = receiver(datagram, 8).filter(|index| self.awaited.contains(&Some(*index)));
+        let index = index.ok_or(TunnelError::Invalid)?;
         let len = written(self.tunn.decapsulate(None, datagram, out)).ok_or(TunnelError::Invalid)?.len();
         self.sessions.establish(index, true, now);
         self.attempt = None;
+        self.awaited = [None; 2];
         self.unreachable = false;
         self.note_session(now);
         self.note_received(datagram.len());
@@ -304,7 +313,9 @@ impl Tunnel {
 
     fn initiate<'a>(&mut self, began: Moment, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> {
         self.date_sessions();
-        let len = written(self.tunn.format_handshake_initiation(out, true))?.len();
+        let initiation = written(self.tunn.format_handshake_initiation(out, true))?;
+        let len = initiation.len();
+        self.awaited = [receiver(initiation, SENDER), self.awaited[0]];
         self.initiations = self.initiations.wrapping_add(1);
         // Up to 333 ms (section 6.1), spread over tunnels and attempts without asking for randomness.
         let jitter = Duration::from_millis(u64::from(self.initiations.wrapping_mul(0x9e37_79b9) >> 16) % 334);
@@ -329,6 +340,7 @@ impl Tunnel {
         if let Some(attempt) = self.attempt {
             if now.since(attempt.began) >= REKEY_ATTEMPT_TIME {
                 self.attempt = None;
+                self.awaited = [None; 2];
                 self.unreachable = true;
                 self.unanswered = None;
             } else if now >= attempt.resend_at {

@@ -233,6 +233,34 @@ fn initiations_are_repeated_and_then_given_up() {
     assert_eq!(pair.up(1), Some(1));
 }
 
+/// Invariant: a session is as old as its keys. The peer counts from when it answered.
+#[test]
+fn an_answer_that_nobody_waits_for_any_more_is_refused() {
+    let mut pair = Pair::new();
+    let first = start(&mut pair.client, 0).unwrap();
+    let delayed = reply(&mut pair.server, &first, 0).unwrap();
+    pair.now = 6_000;
+    let second = timeout(&mut pair.client, pair.now).expect("it is tried again");
+    pair.answer(&second).unwrap();
+    pair.now = 100_000;
+    assert_eq!(give(&mut pair.client, &delayed, pair.now), Err(TunnelError::Invalid));
+    pair.now = 181_000;
+    assert_eq!(pair.up(1), Some(1), "the second session goes on");
+}
+
+/// With a round trip of more than the timeout, the answer to the initiation before the last one is as good.
+#[test]
+fn an_answer_may_come_after_the_next_initiation() {
+    let mut pair = Pair::new();
+    let first = start(&mut pair.client, 0).unwrap();
+    let delayed = reply(&mut pair.server, &first, 0).unwrap();
+    pair.now = 6_000;
+    timeout(&mut pair.client, pair.now).expect("it is tried again");
+    let keepalive = reply(&mut pair.client, &delayed, pair.now).unwrap();
+    assert_eq!(give(&mut pair.server, &keepalive, pair.now), Ok(None));
+    assert_eq!(pair.up(1), Some(1));
+}
+
 #[test]
 fn whoever_only_receives_sends_a_keepalive() {
     let mut pair = Pair::new();
