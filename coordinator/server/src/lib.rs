@@ -21,4 +21,3 @@ mod listeners;
 mod nodes;
 mod outbox;
 mod state_dir;
-mod systemd;

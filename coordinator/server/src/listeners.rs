@@ -3,21 +3,31 @@
 use std::{io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use axum::{Extension, Router, serve::Listener};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use postern_model::audit::Actor;
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener},
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::ApiOrigin;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// TLS handshakes under way at once.
-const HANDSHAKES: usize = 128;
+/// How long the header of a request may take, the wait for it included.
+const HEADERS: Duration = Duration::from_secs(30);
+/// How long a connection may last; a request that streams its body byte by byte ends with it.
+const LIFE: Duration = Duration::from_secs(600);
+/// Connections over HTTPS at once; more wait to be accepted.
+const CONNECTIONS: usize = 512;
 
 /// The UDP socket for nodes.
 pub(crate) fn udp(listen: SocketAddr) -> Result<std::net::UdpSocket> {
@@ -50,37 +60,28 @@ pub(crate) async fn serve_socket(path: &Path, router: Router, stopping: Cancella
     Ok(())
 }
 
-/// Serves the API over HTTPS.
+/// Serves the API over HTTPS to whoever shows an API key. Strangers can't hold more than [`CONNECTIONS`] connections, nor any
+/// one for longer than they have something to say.
 pub(crate) async fn serve_https(
     listener: TcpListener,
     tls: rustls::ServerConfig,
     router: Router,
     stopping: CancellationToken,
 ) -> Result<()> {
-    let local = listener.local_addr()?;
-    let (ready, accepted) = mpsc::channel(16);
-    tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), ready, stopping.clone()));
-    let router = router.layer(Extension(ApiOrigin::Network));
-    axum::serve(Tls { accepted, local }, router).with_graceful_shutdown(stopping.cancelled_owned()).await?;
-    Ok(())
-}
-
-/// Hands on what has shaken hands, so that a slow client keeps nobody waiting.
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-    stopping: CancellationToken,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let service = TowerToHyperService::new(router.layer(Extension(ApiOrigin::Network)));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    let open = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = GracefulShutdown::new();
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let permit = Arc::clone(&open).acquire_owned().await?;
         let accepted = tokio::select! {
-            () = stopping.cancelled() => return,
+            () = stopping.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely: some will come back.
                 tracing::warn!(%error, "a connection to the admin API could not be accepted");
@@ -88,34 +89,17 @@ async fn accept(
                 continue;
             }
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        let (acceptor, service, http, watcher) =
+            (acceptor.clone(), service.clone(), http.clone(), connections.watcher());
         tokio::spawn(async move {
             let _permit = permit;
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                let _ = ready.send((stream, from)).await;
+            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+            let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+            if tokio::time::timeout(LIFE, connection).await.is_err() {
+                tracing::debug!("a connection to the admin API was open for too long");
             }
         });
     }
-}
-
-struct Tls {
-    accepted: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    local: SocketAddr,
-}
-
-impl Listener for Tls {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            // Stopping: the graceful shutdown ends the wait.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(self.local)
-    }
+    connections.shutdown().await;
+    Ok(())
 }

@@ -31,7 +31,6 @@ use crate::{
     listeners,
     nodes::{self, Nodes},
     state_dir::StateDir,
-    systemd,
 };
 
 /// The port that nodes and the admin API share unless told otherwise.
@@ -74,17 +73,24 @@ pub async fn serve(config: ServeConfig) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tasks = start(&config, &stopping).await?;
-    systemd::notify_ready();
+    tell_service_manager(sd_notify::NotifyState::Ready);
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         Some(ended) = tasks.join_next() => ended.map_err(anyhow::Error::from).flatten(),
     };
-    systemd::notify_stopping();
+    tell_service_manager(sd_notify::NotifyState::Stopping);
     stopping.cancel();
     let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
     tracing::info!("stopped");
     ended
+}
+
+/// Does nothing without a service manager that waits for it (sd_notify(3)).
+fn tell_service_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
 }
 
 async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<JoinSet<Result<()>>> {
@@ -93,6 +99,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let identity = Identity::new(dir.identity_key()?)?;
     let ca = DeviceCa::new(dir.device_ca_key()?)?;
     let psk_master = dir.psk_master()?;
+    let reset_secret = psk_master.clone();
     let listen = config.listen.unwrap_or_else(default_listen);
     let public_address = public_address(&dir, config, listen.port())?;
     let store = Store::open(&dir.database(), &first_batch()?)?;
@@ -103,7 +110,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         psk_master,
     };
     let core = Core::new(store.load()?, core_config);
-    let endpoint = nodes::bind(listen, &identity, &ca)?;
+    let endpoint = nodes::bind(listen, &identity, &ca, &reset_secret)?;
     let listener = listeners::tcp(listen).await?;
     let api_tls = identity.api_tls()?;
     let coordinator = Coordinator::new(core, store, identity.pin(), public_address.clone(), stopping.clone())?;
@@ -169,7 +176,7 @@ fn first_address() -> IpAddr {
 }
 
 /// What a new database begins with.
-fn first_batch() -> Result<Batch> {
+pub(crate) fn first_batch() -> Result<Batch> {
     let mut bits = [0; 5];
     getrandom::fill(&mut bits).context("the system gives no random bytes")?;
     let network = Network {

@@ -1,1 +1,127 @@
-//! The command line.
+//! The command line. All but `serve` asks a running coordinator through its admin API.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong input. With `--json`, standard output is one object or one list.
+
+mod client;
+mod json;
+mod plan;
+mod render;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSource};
+use client::Door;
+use plan::Plan;
+use postern_model::ApiKey;
+use serde_json::Value;
+use words::{Cli, ServeWords, Words};
+use zeroize::Zeroizing;
+
+use crate::serve::{ServeConfig, serve};
+
+const NAME: &str = "postern-coordinator";
+/// Where an API key is looked for in the environment.
+const API_KEY: &str = "POSTERN_API_KEY";
+/// Wrong input.
+const USAGE: u8 = 2;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let (cli, explicit) = match parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(error) => error.exit(),
+    };
+    match cli.words {
+        Words::Serve(words) => {
+            log_to_stderr();
+            finish(run_serve(&cli.state_dir, words).map(|()| ExitCode::SUCCESS))
+        }
+        _ => match door(&cli, explicit) {
+            Ok(door) => finish(run_admin(&door, cli)),
+            Err(problem) => {
+                eprintln!("{NAME}: {problem:#}");
+                ExitCode::from(USAGE)
+            }
+        },
+    }
+}
+
+fn finish(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("{NAME}: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The words, and whether the state directory was given among them.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<(Cli, bool), clap::Error> {
+    let mut command = Cli::command();
+    let matches: ArgMatches = command.try_get_matches_from_mut(words)?;
+    let is_explicit = matches.value_source("state_dir") == Some(ValueSource::CommandLine);
+    Ok((Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?, is_explicit))
+}
+
+/// Through which door to ask. Whoever names a state directory means the coordinator there, whatever key lies around in
+/// the environment.
+fn door(cli: &Cli, explicit_state_dir: bool) -> Result<Door> {
+    let key = match &cli.api_key_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map(Zeroizing::new);
+            let text = text.with_context(|| format!("the API key file {} can't be read", file.display()))?;
+            Some(text.parse::<ApiKey>().with_context(|| file.display().to_string())?)
+        }
+        None if explicit_state_dir && cli.url.is_none() => None,
+        None => match std::env::var(API_KEY).map(Zeroizing::new) {
+            Ok(text) if !text.is_empty() => Some(text.parse::<ApiKey>().context(API_KEY)?),
+            Ok(_) | Err(std::env::VarError::NotPresent) => None,
+            Err(std::env::VarError::NotUnicode(_)) => {
+                anyhow::bail!("{API_KEY}: this API key is damaged; copy it again")
+            }
+        },
+    };
+    match (key, &cli.url) {
+        (Some(key), Some(url)) => Ok(Door::Network(url.0.clone(), Box::new(key))),
+        (Some(key), None) => Ok(Door::Network(key.coordinator.clone(), Box::new(key))),
+        (None, Some(_)) => anyhow::bail!(
+            "--url needs an API key: put one into {API_KEY}, or into a file and name that with --api-key-file; 'apikey create' makes one"
+        ),
+        (None, None) => Ok(Door::Socket(cli.state_dir.clone())),
+    }
+}
+
+fn run_serve(state_dir: &Path, words: ServeWords) -> Result<()> {
+    let ServeWords { listen, public_address, lease } = words;
+    let config = ServeConfig { state_dir: state_dir.to_owned(), listen, public_address, lease };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads can't be started")?;
+    let result = runtime.block_on(serve(config));
+    // What still runs has nothing left to say to anyone.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+fn run_admin(door: &Door, cli: Cli) -> Result<ExitCode> {
+    let is_verification = matches!(cli.words, Words::Audit(words::AuditWords::Verify));
+    let Plan { call, tell } = plan::plan(cli.words).context("nothing to ask for")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(door.call(call))?;
+    // A broken chain is an answer like any other, but no success.
+    let strange = "the coordinator's answer makes no sense; is it of another version?";
+    let value: Value = serde_json::from_str(&answer).context(strange)?;
+    let is_failure = is_verification && value["ok"] != Value::Bool(true);
+    let text = if cli.json { json::indent(&answer) } else { tell(value).context(strange)? };
+    // Whoever reads may have read enough.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(if is_failure { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+}

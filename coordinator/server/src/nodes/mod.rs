@@ -21,6 +21,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aws_lc_rs::hmac;
+use postern_model::SecretBytes;
 use postern_wire::close;
 use quinn::{Endpoint, IdleTimeout, Incoming, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 use tokio::sync::Semaphore;
@@ -117,8 +119,12 @@ impl Nodes {
     }
 }
 
-/// The QUIC endpoint for nodes.
-pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa) -> Result<Endpoint> {
+/// What the key for stateless resets is derived for, so that it is of no use for anything else.
+const RESETS: &[u8] = b"postern quic resets v1";
+
+/// The QUIC endpoint for nodes. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
+/// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
+pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa, secret: &SecretBytes) -> Result<Endpoint> {
     let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?)?)?;
     let mut transport = TransportConfig::default();
     transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?));
@@ -129,5 +135,7 @@ pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa) -> Re
     config.transport_config(Arc::new(transport));
     let socket = crate::listeners::udp(listen)?;
     let runtime = quinn::default_runtime().context("no async runtime")?;
-    Ok(Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime)?)
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
+    let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+    Ok(Endpoint::new(quinn::EndpointConfig::new(Arc::new(resets)), Some(config), socket, runtime)?)
 }

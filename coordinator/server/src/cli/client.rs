@@ -1,0 +1,168 @@
+//! The admin API's client: over the admin socket of a coordinator on this machine, or over HTTPS with an API key.
+
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use postern_model::{
+    ApiKey,
+    token::{Host, HostPort},
+};
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
+
+use crate::{
+    api::{PREFIX, problem::Problem},
+    pin,
+    serve::ADMIN_SOCKET,
+};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may take; verifying a long audit log takes a while.
+const ANSWER: Duration = Duration::from_secs(300);
+
+/// How a coordinator is reached.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// The admin socket in this state directory.
+    Socket(PathBuf),
+    /// HTTPS at this address, which the API key does not have to agree with.
+    Network(HostPort, Box<ApiKey>),
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// After the API's prefix.
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+}
+
+/// Why there is no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("no coordinator is running with --state-dir {dir}: start one with '{NAME} serve --state-dir {dir}', or say with --state-dir where another keeps its state", dir = .0.display(), NAME = super::NAME)]
+    NotRunning(PathBuf),
+    #[error("the admin socket {} may not be opened by this user: ask as the user that runs the coordinator, or with an API key", .0.display())]
+    NotAllowed(PathBuf),
+    #[error("the coordinator can't be reached on {at} ({cause}): is it running, and is the address right?")]
+    Unreachable { at: String, cause: String },
+    #[error(
+        "the coordinator at {0} was not believed, because its key is not the one that the API key pins: this is another coordinator, or someone in between"
+    )]
+    WrongPin(HostPort),
+    #[error(
+        "the coordinator did not answer to the end ({0}); what you asked for may have been done or not, so look before you try again"
+    )]
+    Lost(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Door {
+    /// Asks, and waits for the answer: JSON.
+    pub(super) async fn call(&self, call: Call) -> Result<String, Failure> {
+        match self {
+            Self::Socket(dir) => {
+                let path = dir.join(ADMIN_SOCKET);
+                let stream = UnixStream::connect(&path).await.map_err(|error| socket_failure(&error, dir, &path))?;
+                exchange(stream, call, "localhost", None).await
+            }
+            Self::Network(address, key) => {
+                let stream = tokio::time::timeout(CONNECT, connect(address, key)).await;
+                let cause = "no answer in time".to_owned();
+                let stream = stream.map_err(|_| Failure::Unreachable { at: address.to_string(), cause })??;
+                exchange(stream, call, &address.to_string(), Some(key)).await
+            }
+        }
+    }
+}
+
+fn socket_failure(error: &io::Error, dir: &Path, path: &Path) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning(dir.to_owned()),
+        ErrorKind::PermissionDenied => Failure::NotAllowed(path.to_owned()),
+        _ => Failure::Unreachable { at: path.display().to_string(), cause: error.to_string() },
+    }
+}
+
+async fn connect(address: &HostPort, key: &ApiKey) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+    let unreachable =
+        |error: &dyn std::error::Error| Failure::Unreachable { at: address.to_string(), cause: error.to_string() };
+    let (stream, name) = match &address.host {
+        Host::Ip(ip) => (TcpStream::connect((*ip, address.port)).await, ServerName::IpAddress((*ip).into())),
+        Host::Name(name) => {
+            let server = ServerName::try_from(name.to_string()).map_err(|error| unreachable(&error))?;
+            (TcpStream::connect((name.as_str(), address.port)).await, server)
+        }
+    };
+    let stream = stream.map_err(|error| unreachable(&error))?;
+    let tls = pin::client_config(key.pin).map_err(|error| unreachable(&error))?;
+    TlsConnector::from(tls).connect(name, stream).await.map_err(|error| {
+        if pin::is_wrong_pin(&error) { Failure::WrongPin(address.clone()) } else { unreachable(&error) }
+    })
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    call: Call,
+    host: &str,
+    key: Option<&ApiKey>,
+) -> Result<String, Failure> {
+    let lost = |error: hyper::Error| Failure::Lost(error.to_string());
+    let request = request(call, host, key)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    let driving = tokio::spawn(connection);
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(lost)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
+        Ok((status, body))
+    };
+    let answer = tokio::time::timeout(ANSWER, answer).await;
+    driving.abort();
+    let (status, body) = answer.map_err(|_| Failure::Lost("no answer in time".into()))??;
+    read(status, body)
+}
+
+fn request(call: Call, host: &str, key: Option<&ApiKey>) -> Result<Request<Full<Bytes>>, Failure> {
+    let request = Request::builder().method(call.method).uri(format!("{PREFIX}{}", call.path));
+    let mut request = request.header(header::HOST, host).header(header::ACCEPT, "application/json");
+    if let Some(key) = key {
+        let value = Zeroizing::new(format!("Bearer {}", *key.expose()));
+        let value = header::HeaderValue::from_str(&value).map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        request = request.header(header::AUTHORIZATION, value.map_err(|error| Failure::Refused(error.to_string()))?);
+    }
+    let body = match call.body {
+        None => Bytes::new(),
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            body.to_string().into()
+        }
+    };
+    request.body(Full::new(body)).map_err(|error| Failure::Refused(format!("the request can't be made: {error}")))
+}
+
+fn read(status: StatusCode, body: Bytes) -> Result<String, Failure> {
+    if status.is_success() {
+        return String::from_utf8(body.into()).map_err(|error| Failure::Lost(error.to_string()));
+    }
+    let problem = serde_json::from_slice::<Problem>(&body);
+    Err(Failure::Refused(problem.map_or_else(|_| format!("the coordinator answered {status}"), |it| it.detail)))
+}

@@ -1,0 +1,5 @@
+//! The binary `postern-coordinator`.
+
+fn main() -> std::process::ExitCode {
+    postern_server::cli::main()
+}
