@@ -8,12 +8,14 @@
 //! - [`process`]: commands and background processes in a host
 //! - [`postern`]: the coordinator and nodes, driven as their users drive them
 //! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
+//! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`wait`]: waiting for a condition instead of sleeping
 
 pub mod office;
 pub mod postern;
 pub mod process;
+pub mod resolved;
 pub mod servers;
 pub mod topology;
 pub mod wait;

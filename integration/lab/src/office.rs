@@ -74,7 +74,11 @@ impl Office {
         let wiki = in_office("wiki", 5)?;
         let db = in_office("orders-db", 6)?;
 
-        let names = [("public.example.com", "198.51.100.7"), ("db.office.example.com", DB)];
+        let names = [
+            ("public.example.com", "198.51.100.7"),
+            ("below.wiki.example.com", "198.51.100.7"),
+            ("db.office.example.com", DB),
+        ];
         let servers = vec![servers::dnsmasq(&resolver, "203.0.113.53", &names)?];
         for host in [&gateway, &laptop] {
             std::fs::write(host.resolv_conf(), "nameserver 203.0.113.53\n")?;

@@ -35,6 +35,8 @@ pub struct Segment {
 pub struct Host {
     namespace: String,
     dir: PathBuf,
+    /// Process 1 of a machine on this host that has mounts and process ids of its own.
+    init: Option<u32>,
 }
 
 impl Lab {
@@ -86,7 +88,7 @@ impl Lab {
         let etc = etc_netns(&namespace);
         fs::create_dir_all(&etc)?;
         fs::write(etc.join("resolv.conf"), "")?;
-        Ok(Host { namespace, dir })
+        Ok(Host { namespace, dir, init: None })
     }
 }
 
@@ -154,10 +156,22 @@ impl Host {
         ip(&[&["-n", self.namespace.as_str()], words].concat())
     }
 
+    /// The machine on this host whose process 1 has this id.
+    pub fn inside(&self, init: u32) -> Self {
+        Self { init: Some(init), ..self.clone() }
+    }
+
     /// A command in the host, for those who need more than [`Self::run`].
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, program]).current_dir(&self.dir);
+        let mut command = match self.init {
+            None => Command::new("ip"),
+            Some(_) => Command::new("nsenter"),
+        };
+        match self.init {
+            None => command.args(["netns", "exec", &self.namespace, program]),
+            Some(init) => command.args(["--target", &init.to_string(), "--net", "--mount", "--pid", program]),
+        };
+        command.current_dir(&self.dir);
         command
     }
 

@@ -1,7 +1,7 @@
 //! Reaching resources by name, with real clients; and for each thing that is allowed, what stays blocked.
 
 use anyhow::{Result, ensure};
-use postern_lab::{Host, Office, eventually, servers};
+use postern_lab::{Host, Node, Office, eventually, resolved, servers};
 
 fn curl(host: &Host, url: &str) -> Result<postern_lab::Output> {
     host.run(&["curl", "-sS", "--max-time", "15", url])
@@ -71,6 +71,44 @@ fn names_answer_in_the_zone_and_all_else_as_before() -> Result<()> {
     ensure!(curl(&office.laptop, "http://wiki.postern.internal/")?.ok(), "up again needs no token");
     laptop.process()?.terminate()?;
     ensure!(std::fs::read_to_string(office.laptop.resolv_conf())? == before, "so does the daemon's end");
+    Ok(())
+}
+
+#[test]
+fn systemd_resolved_asks_for_the_zone_and_the_aliases_and_nothing_else() -> Result<()> {
+    let mut office = Office::new(&[])?;
+    office.open_wiki()?;
+    office.coordinator.ctl(&["resource", "edit", "wiki", "--alias", "wiki.example.com"])?;
+    let _gateway = office.join_gateway()?;
+    let (machine, running) = resolved::boot(&office.laptop, "203.0.113.53")?;
+    office.serve(running);
+    let laptop = Node::join(&machine, &office.coordinator.token(&["--user", "alice"])?)?;
+    let dig = |name: &str| Ok::<_, anyhow::Error>(machine.run(&["dig", "+short", name])?.success()?.trim().to_owned());
+
+    let interface = laptop.json(&["status"])?["interface"].as_str().expect("an interface").to_owned();
+    let domains = || resolved::resolvectl(&machine, &["domain", &interface]);
+    ensure!(domains()?.contains("~postern.internal ~wiki.example.com"), "{}", domains()?);
+    let link = machine.run(&["readlink", "/etc/resolv.conf"])?.success()?;
+    ensure!(link.trim() == "/run/systemd/resolve/stub-resolv.conf", "its file is left alone: {link}");
+    let wiki = office.coordinator.find(&["resource", "list"], "name", "wiki")?;
+    for name in ["wiki.postern.internal", "wiki.example.com"] {
+        ensure!(dig(name)? == wiki["addr"]["v4"].as_str().unwrap_or("?"), "{name}");
+    }
+    ensure!(machine.run(&["dig", "nothing.postern.internal"])?.success()?.contains("NXDOMAIN"));
+    for name in ["public.example.com", "below.wiki.example.com"] {
+        ensure!(dig(name)? == "198.51.100.7", "{name} is not ours");
+    }
+    ensure!(curl(&machine, "http://wiki.example.com/")?.ok());
+
+    // An alias that is taken away goes back to whom it belongs to, at once.
+    office.coordinator.ctl(&["resource", "edit", "wiki", "--no-alias"])?;
+    eventually("the alias is no longer asked for", || {
+        ensure!(!domains()?.contains("example.com"), "{}", domains()?);
+        Ok(())
+    })?;
+    laptop.run(&["down"])?.success()?;
+    ensure!(resolved::resolvectl(&machine, &["domain"])?.find("postern").is_none(), "down takes it all back");
+    ensure!(dig("public.example.com")? == "198.51.100.7");
     Ok(())
 }
 

@@ -1,11 +1,11 @@
 //! What a node changes on the machine: the interface, routes, firewall, resolver and the sockets that answer on it.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use postern_dataplane::LaneHandle;
 use postern_engine::DnsVerdict;
-use postern_model::{NetworkRanges, OverlayAddr, PublicKey};
+use postern_model::{Fqdn, NetworkRanges, OverlayAddr, PublicKey};
 use postern_wire::Welcome;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -91,6 +91,14 @@ impl Machine {
         let dns = tokio::spawn(async move { stub.serve(upstreams, decide).await });
         self.set_up = Some(SetUp { place, configured, dns });
         Ok(())
+    }
+
+    /// Leads these names to this node, beside the zone's.
+    pub(super) async fn set_aliases(&mut self, aliases: BTreeSet<Fqdn>) {
+        let Some(set_up) = &mut self.set_up else { return };
+        if let Err(error) = set_up.configured.set_aliases(aliases).await {
+            tracing::warn!(error = format!("{error:#}"), "aliases of resources may not be found");
+        }
     }
 
     /// Answers `wg show`. Whoever can't is still a node.

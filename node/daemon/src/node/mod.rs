@@ -299,9 +299,14 @@ impl Node {
             _ => {}
         }
         let is_welcome = matches!(message, CoordinatorMessage::Welcome(_));
+        let has_names = is_welcome || matches!(message, CoordinatorMessage::Catalogue { .. });
         self.engine.handle_message(message, clock::now());
+        self.pump();
+        if has_names {
+            let resources = self.engine.resources(clock::now());
+            self.machine.set_aliases(resources.into_iter().flat_map(|held| held.entry.aliases).collect()).await;
+        }
         if is_welcome {
-            self.pump();
             self.answer_usable(&Ok(()));
         }
     }

@@ -33,7 +33,7 @@ impl InterfaceName {
         DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
         for number in 0..MAX_NODES {
             let name = format!("postern{number}");
-            if Path::new("/sys/class/net").join(&name).exists() {
+            if index_of(&name).is_ok() {
                 continue;
             }
             let path = dir.join(format!("{name}.lock"));
@@ -51,9 +51,25 @@ impl InterfaceName {
     }
 }
 
+/// An interface's index, asked of the kernel: `/sys` may show those of another network namespace.
+///
+/// # Errors
+/// When there is no such interface.
+pub(super) fn index_of(name: &str) -> io::Result<u32> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok(netdevice::name_to_index(socket, name)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interfaces_have_an_index_and_what_is_none_has_none() {
+        assert_eq!(index_of("lo").unwrap(), 1);
+        assert!(index_of("nosuch0").is_err());
+    }
 
     #[test]
     fn no_two_claims_are_the_same_and_what_is_given_back_is_given_again() {

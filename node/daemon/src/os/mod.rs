@@ -17,6 +17,7 @@ mod resolver;
 mod sysctl;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -24,7 +25,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use postern_model::{Fqdn, NetworkRanges, OverlayAddr};
 
-use self::journal::{Entry, Journal};
+use self::{
+    journal::{Entry, Journal},
+    resolver::Asked,
+};
 
 pub use posture::posture;
 
@@ -47,6 +51,10 @@ pub struct NetworkConfig {
 #[derive(Debug)]
 pub struct Configured {
     state_dir: PathBuf,
+    interface: String,
+    zone: Fqdn,
+    asked: Asked,
+    aliases: BTreeSet<Fqdn>,
     upstreams: Vec<SocketAddr>,
 }
 
@@ -59,7 +67,14 @@ impl Configured {
     pub async fn apply(state_dir: &Path, config: &NetworkConfig) -> Result<Self> {
         let mut journal = Journal::load(state_dir)?;
         match set_up(&mut journal, config).await {
-            Ok(upstreams) => Ok(Self { state_dir: state_dir.to_owned(), upstreams }),
+            Ok((asked, upstreams)) => Ok(Self {
+                state_dir: state_dir.to_owned(),
+                interface: config.interface.clone(),
+                zone: config.zone.clone(),
+                asked,
+                aliases: BTreeSet::new(),
+                upstreams,
+            }),
             Err(error) => {
                 if let Err(error) = recover(state_dir).await {
                     tracing::error!(error = format!("{error:#}"), "what was changed can't be set back");
@@ -69,7 +84,22 @@ impl Configured {
         }
     }
 
-    /// The resolvers that were there before, for all names but the zone's; none where systemd-resolved asks them itself.
+    /// Leads these names to this node as well, in place of those before.
+    ///
+    /// # Errors
+    /// When systemd-resolved refuses.
+    pub async fn set_aliases(&mut self, aliases: BTreeSet<Fqdn>) -> Result<()> {
+        if let Asked::ByName = self.asked
+            && aliases != self.aliases
+        {
+            let names: Vec<_> = std::iter::once(&self.zone).chain(&aliases).collect();
+            resolver::tell_names(&self.interface, &names).await?;
+        }
+        self.aliases = aliases;
+        Ok(())
+    }
+
+    /// The resolvers that were there before, for all names that are not this node's.
     pub fn upstreams(&self) -> &[SocketAddr] {
         &self.upstreams
     }
@@ -83,7 +113,7 @@ impl Configured {
     }
 }
 
-async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<Vec<SocketAddr>> {
+async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Asked, Vec<SocketAddr>)> {
     journal.add(Entry::Firewall { interface: config.interface.clone() })?;
     firewall::apply(config).await?;
     links::apply(config).await.context("addresses and routes can't be set")?;

@@ -12,16 +12,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use postern_model::Fqdn;
 use serde::{Deserialize, Serialize};
 
 use super::{
     NetworkConfig,
+    interface::index_of,
     journal::{Entry, Journal},
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How a file of ours begins.
 const HEADER: &str = "# Written by postern. 'postern down' brings back what was here before.\n";
+/// The servers that systemd-resolved itself asks, as it writes them down for others.
+const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
 const DNS_PORT: u16 = 53;
 
 /// What `/etc/resolv.conf` was.
@@ -40,12 +44,24 @@ enum Before {
     Link(PathBuf),
 }
 
+/// How the machine's names now come to this node.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// systemd-resolved asks for the names that it was told of.
+    ByName,
+    /// For all names.
+    ForAll,
+}
+
 /// Leads the zone's names to this node. Returns whom to ask for all others.
-pub(super) async fn apply(journal: &mut Journal, config: &NetworkConfig) -> Result<Vec<SocketAddr>> {
+pub(super) async fn apply(journal: &mut Journal, config: &NetworkConfig) -> Result<(Asked, Vec<SocketAddr>)> {
     if is_resolved_in_charge() {
         journal.add(Entry::Resolved { interface: config.interface.clone() })?;
         match tell_resolved(config).await {
-            Ok(()) => return Ok(Vec::new()),
+            // It asks for what lies below an alias too, and that is not ours.
+            Ok(()) => {
+                return Ok((Asked::ByName, nameservers(&std::fs::read_to_string(UPLINK).unwrap_or_default())));
+            }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "systemd-resolved can't be told; taking /etc/resolv.conf")
             }
@@ -61,7 +77,7 @@ pub(super) async fn apply(journal: &mut Journal, config: &NetworkConfig) -> Resu
     let before = look(path)?;
     journal.add(Entry::ResolvConf(SavedResolvConf { before, ours: ours.clone() }))?;
     put(path, &ours, 0o644)?;
-    Ok(nameservers(&text))
+    Ok((Asked::ForAll, nameservers(&text)))
 }
 
 /// Puts back what was there, unless somebody else has written the file since.
@@ -151,8 +167,7 @@ fn nameservers(text: &str) -> Vec<SocketAddr> {
 
 fn scoped(addr: &str) -> Option<SocketAddr> {
     let (ip, interface) = addr.split_once('%')?;
-    let index = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex")).ok()?;
-    let scope = index.trim().parse().ok()?;
+    let scope = index_of(interface).ok()?;
     Some(std::net::SocketAddrV6::new(ip.parse().ok()?, DNS_PORT, 0, scope).into())
 }
 
@@ -168,26 +183,29 @@ fn is_resolved_in_charge() -> bool {
 
 async fn tell_resolved(config: &NetworkConfig) -> Result<()> {
     let manager = Resolved::connect().await?;
-    let index = index_of(&config.interface)?;
+    let index = index_of(&config.interface).with_context(|| format!("the interface {} is gone", config.interface))?;
+    let index = i32::try_from(index)?;
     let (v4, v6) = (config.addr.v4.octets().to_vec(), config.addr.v6.octets().to_vec());
     let servers = [(rustix::net::AddressFamily::INET, v4), (rustix::net::AddressFamily::INET6, v6)];
     let servers: Vec<_> = servers.into_iter().map(|(family, bytes)| (i32::from(family.as_raw()), bytes)).collect();
     manager.call("SetLinkDNS", &(index, servers)).await?;
-    // Only for the zone, and for nothing else.
-    manager.call("SetLinkDomains", &(index, vec![(config.zone.as_str(), true)])).await?;
     manager.call("SetLinkDefaultRoute", &(index, false)).await?;
+    tell_names(&config.interface, &[&config.zone]).await
+}
+
+/// Tells systemd-resolved which names, and what lies below them, to ask this node for; and for nothing else.
+pub(super) async fn tell_names(interface: &str, names: &[&Fqdn]) -> Result<()> {
+    let manager = Resolved::connect().await?;
+    let index = index_of(interface).with_context(|| format!("the interface {interface} is gone"))?;
+    let names: Vec<_> = names.iter().map(|name| (name.as_str(), true)).collect();
+    manager.call("SetLinkDomains", &(i32::try_from(index)?, names)).await?;
     manager.call("FlushCaches", &()).await
 }
 
 /// Tells systemd-resolved to forget the interface; one that is gone is forgotten already.
 pub(super) async fn revert_resolved(interface: &str) -> Result<()> {
     let Ok(index) = index_of(interface) else { return Ok(()) };
-    Resolved::connect().await?.call("RevertLink", &(index,)).await
-}
-
-fn index_of(interface: &str) -> Result<i32> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
-    Ok(text.with_context(|| format!("the interface {interface} is gone"))?.trim().parse()?)
+    Resolved::connect().await?.call("RevertLink", &(i32::try_from(index)?,)).await
 }
 
 struct Resolved(zbus::Connection);
