@@ -112,7 +112,11 @@ pub(super) fn resources(rows: &[ResourceRow]) -> String {
             row.lease_seconds_left.map_or_else(|| "-".to_owned(), |left| format!("{left} s left")),
         ]);
     }
-    table.to_string() + "\n"
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    lines.concat()
 }
 
 fn open(filter: &Filter) -> String {
