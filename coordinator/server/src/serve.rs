@@ -36,9 +36,6 @@ use crate::{
 /// The port that nodes and the admin API share unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8443;
 
-/// The admin socket's name inside the state directory.
-pub const ADMIN_SOCKET: &str = "admin.sock";
-
 /// How long a grant holds unless told otherwise.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(600);
 

@@ -18,6 +18,8 @@ const PSK_MASTER: &str = "psk-master.key";
 const PUBLIC_ADDRESS: &str = "public-address";
 const DATABASE: &str = "coordinator.db";
 const LOCK: &str = "lock";
+/// The admin socket's name inside the state directory.
+pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
 /// An open state directory; no other coordinator can open it until this one is dropped.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl StateDir {
 
     /// Where the admin socket is.
     pub(crate) fn admin_socket(&self) -> PathBuf {
-        self.path.join(crate::serve::ADMIN_SOCKET)
+        self.path.join(ADMIN_SOCKET)
     }
 
     /// The key that join tokens pin.

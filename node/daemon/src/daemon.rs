@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use crate::{
     control::enrol,
     local::{
-        protocol::{DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply},
-        server,
+        protocol::{DownReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
+        server::{self, to_line},
     },
     node::NodeHandle,
     os, ping,
@@ -46,8 +46,13 @@ pub async fn run(state_dir: &Path) -> Result<()> {
     let listener = server::bind(daemon.state.path())?;
     daemon.resume().await;
     tell_service_manager(sd_notify::NotifyState::Ready);
+    let serving = Arc::clone(&daemon);
+    let respond = move |request| {
+        let daemon = Arc::clone(&serving);
+        async move { daemon.respond(request).await }
+    };
     tokio::select! {
-        () = server::serve(listener, Arc::clone(&daemon)) => {}
+        () = server::serve(listener, respond) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -88,8 +93,20 @@ impl Daemon {
         Ok(node)
     }
 
+    async fn respond(&self, request: Request) -> Result<String> {
+        match request {
+            Request::Up { token } => to_line(self.up(token).await),
+            Request::Down => to_line(self.down().await),
+            Request::Logout => to_line(self.logout().await),
+            Request::Status => to_line(self.status().await),
+            Request::Resources => to_line(self.resources().await),
+            Request::Ping { resource, count } => to_line(self.ping(&resource, count).await),
+            Request::Whois { addr } => to_line(self.whois(addr).await),
+        }
+    }
+
     /// Enrols if there is a token, and comes up.
-    pub(crate) async fn up(&self, token: Option<Zeroizing<String>>) -> Result<UpReply> {
+    async fn up(&self, token: Option<Zeroizing<String>>) -> Result<UpReply> {
         let node = {
             let mut place = self.node.lock().await;
             let identity = match (self.state.identity()?, token) {
@@ -127,7 +144,7 @@ impl Daemon {
     }
 
     /// Takes the node down.
-    pub(crate) async fn down(&self) -> Result<DownReply> {
+    async fn down(&self) -> Result<DownReply> {
         let mut place = self.node.lock().await;
         self.state.set_settings(&Settings { up: false, ..self.state.settings()? })?;
         let node = place.take();
@@ -139,14 +156,14 @@ impl Daemon {
     }
 
     /// Takes the node down and forgets its identity.
-    pub(crate) async fn logout(&self) -> Result<DownReply> {
+    async fn logout(&self) -> Result<DownReply> {
         let down = self.down().await?;
         self.state.forget_identity()?;
         Ok(down)
     }
 
     /// How it is.
-    pub(crate) async fn status(&self) -> Result<Status> {
+    async fn status(&self) -> Result<Status> {
         let node = self.node.lock().await.clone();
         match node {
             Some(node) => node.status().await,
@@ -167,12 +184,12 @@ impl Daemon {
     }
 
     /// What it may reach.
-    pub(crate) async fn resources(&self) -> Result<Vec<ResourceRow>> {
+    async fn resources(&self) -> Result<Vec<ResourceRow>> {
         self.running().await?.resources().await
     }
 
     /// Reaches a resource.
-    pub(crate) async fn ping(&self, resource: &str, count: u32) -> Result<PingReply> {
+    async fn ping(&self, resource: &str, count: u32) -> Result<PingReply> {
         let node = self.running().await?;
         let rows = node.resources().await?;
         let named = |row: &&ResourceRow| {
@@ -192,7 +209,7 @@ impl Daemon {
     }
 
     /// Who has an overlay address.
-    pub(crate) async fn whois(&self, addr: IpAddr) -> Result<WhoisReply> {
+    async fn whois(&self, addr: IpAddr) -> Result<WhoisReply> {
         let found = self.running().await?.whois(addr).await?;
         found.with_context(|| {
             format!(

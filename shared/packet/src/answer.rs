@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use crate::{
     Parsed, Transport,
     checksum::Sum,
-    parse::{ICMP, TCP},
     rewrite::{Endpoints, finish_icmp, ip_header},
+    transport::{ICMP, TCP},
 };
 
 const HOPS: u8 = 64;

@@ -2,7 +2,7 @@
 
 use crate::{
     Transport,
-    parse::{ICMP, ICMPV6},
+    transport::{ICMP, ICMPV6},
 };
 
 /// Length of the header that all messages share; an error's quoted packet follows.

@@ -14,7 +14,9 @@ mod icmp;
 mod parse;
 mod rewrite;
 mod tcp;
+mod transport;
 
-pub use parse::{ParseError, Parsed, Quoted, Transport, parse};
+pub use parse::{ParseError, Parsed, Quoted, parse};
 pub use rewrite::{Endpoints, RewriteError, rewrite, rewrite_error};
 pub use tcp::{TcpFlags, TcpSegment, clamp_mss};
+pub use transport::Transport;

@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{icmp, tcp::TcpSegment};
+use crate::{
+    Transport, icmp,
+    tcp::TcpSegment,
+    transport::{ICMP, ICMPV6, TCP, UDP},
+};
 
 /// Why bytes are not a packet that can be spoken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,23 +17,6 @@ pub enum ParseError {
     /// A fragment: the ports are elsewhere, or could be.
     #[error("fragment")]
     Fragment,
-}
-
-/// What a packet carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// An ICMP or ICMPv6 echo request. Its identifier is in both ports.
-    EchoRequest,
-    /// An echo reply. Its identifier is in both ports.
-    EchoReply,
-    /// An ICMP or ICMPv6 error about another packet: see [`Parsed::quoted`].
-    IcmpError,
-    /// Anything else, by protocol number; without ports.
-    Other(u8),
 }
 
 /// Where everything is in a packet that held up.
@@ -60,10 +47,6 @@ pub struct Quoted {
     pub at: usize,
 }
 
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const ICMP: u8 = 1;
-pub(crate) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;

@@ -9,7 +9,7 @@ use crate::{
     ParseError, Parsed, Quoted, Transport,
     checksum::{Sum, checksum, update},
     icmp,
-    parse::{ICMP, ICMPV6, TCP, UDP},
+    transport::{ICMP, ICMPV6, TCP, UDP},
 };
 
 /// The addresses and ports that a packet is to have. An echo's identifier is `src_port` of a request and of a reply.

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::{
     api::{PREFIX, problem::Problem},
     pin,
-    serve::ADMIN_SOCKET,
+    state_dir::ADMIN_SOCKET,
 };
 
 /// How long a connection may take to come about.

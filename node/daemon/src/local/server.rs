@@ -1,6 +1,6 @@
 //! The daemon's side of the local API.
 
-use std::{fs::Permissions, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{fs::Permissions, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::protocol::{MAX_LINE, Reply, Request};
-use crate::{daemon::Daemon, state_dir::SOCKET};
+use crate::state_dir::SOCKET;
 
 /// Opens the socket, which only this user can open.
 ///
@@ -31,14 +31,17 @@ pub fn bind(state_dir: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers requests, each connection its own.
-pub async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
+/// Answers requests with what `respond` makes of them (a line of JSON), each connection its own.
+pub async fn serve<F>(listener: UnixListener, respond: impl Fn(Request) -> F + Clone + Send + Sync + 'static)
+where
+    F: Future<Output = Result<String>> + Send + 'static,
+{
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let daemon = Arc::clone(&daemon);
+                let respond = respond.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &daemon).await {
+                    if let Err(error) = answer(stream, respond).await {
                         tracing::debug!(error = format!("{error:#}"), "a local request ended");
                     }
                 });
@@ -51,20 +54,15 @@ pub async fn serve(listener: UnixListener, daemon: Arc<Daemon>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, daemon: &Daemon) -> Result<()> {
+async fn answer<F>(mut stream: UnixStream, respond: impl Fn(Request) -> F) -> Result<()>
+where
+    F: Future<Output = Result<String>>,
+{
     let (read, mut write) = stream.split();
     let mut line = Zeroizing::new(String::new());
     BufReader::new(read.take(MAX_LINE as u64)).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => match request {
-            Request::Up { token } => to_line(daemon.up(token).await),
-            Request::Down => to_line(daemon.down().await),
-            Request::Logout => to_line(daemon.logout().await),
-            Request::Status => to_line(daemon.status().await),
-            Request::Resources => to_line(daemon.resources().await),
-            Request::Ping { resource, count } => to_line(daemon.ping(&resource, count).await),
-            Request::Whois { addr } => to_line(daemon.whois(addr).await),
-        },
+        Ok(request) => respond(request).await,
         // Not with serde's message, which may quote a token.
         Err(_) => to_line::<()>(Err(anyhow::anyhow!("the request can't be read; is the daemon of another version?"))),
     };
@@ -72,7 +70,11 @@ async fn answer(mut stream: UnixStream, daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-fn to_line<T: Serialize>(result: Result<T>) -> Result<String> {
+/// A reply as it goes over the socket.
+///
+/// # Errors
+/// When it can't be written as JSON.
+pub fn to_line<T: Serialize>(result: Result<T>) -> Result<String> {
     let reply = match result {
         Ok(value) => Reply::Ok(value),
         Err(error) => Reply::Error(format!("{error:#}")),

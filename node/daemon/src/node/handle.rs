@@ -202,6 +202,16 @@ impl NodeHandle {
     }
 }
 
+/// What `wg show` is told; nothing when the node is going down.
+pub(super) async fn uapi_status(commands: mpsc::WeakSender<Command>) -> UapiStatus {
+    let ask = async {
+        let (answer, answered) = oneshot::channel();
+        commands.upgrade()?.send(Command::Uapi(answer)).await.ok()?;
+        answered.await.ok()
+    };
+    ask.await.unwrap_or_default()
+}
+
 /// On the port that peers know, if it is still free.
 fn bind(port: u16) -> Result<Sockets> {
     match Sockets::bind(port) {

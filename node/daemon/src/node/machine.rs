@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{DnsQuery, handle::Command};
+use super::DnsQuery;
 use crate::{
     dns::DnsStub,
     os::{Configured, NetworkConfig, interface::InterfaceName},
@@ -102,26 +102,16 @@ impl Machine {
     }
 
     /// Answers `wg show`. Whoever can't is still a node.
-    pub(super) fn answer_wg(&mut self, commands: mpsc::WeakSender<Command>) {
+    pub(super) fn answer_wg<F>(&mut self, status: impl Fn() -> F + Clone + Send + Sync + 'static)
+    where
+        F: Future<Output = UapiStatus> + Send + 'static,
+    {
         let uapi = match Uapi::bind(self.claim.as_str()) {
             Ok(uapi) => uapi,
             Err(error) => {
                 tracing::warn!(%error, "'wg show' will not see this node");
                 return;
             }
-        };
-        let status = move || {
-            let commands = commands.clone();
-            async move {
-                let (answer, answered) = oneshot::channel();
-                let commands = commands.upgrade()?;
-                commands.send(Command::Uapi(answer)).await.ok()?;
-                answered.await.ok()
-            }
-        };
-        let status = move || {
-            let status = status();
-            async move { status.await.unwrap_or_else(UapiStatus::default) }
         };
         self.uapi = Some(tokio::spawn(async move { uapi.serve(status).await }));
     }

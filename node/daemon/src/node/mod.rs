@@ -93,7 +93,8 @@ struct Node {
 impl Node {
     /// Until told to stop. Returns with the machine as it was found.
     async fn run(mut self, mut inputs: Inputs) {
-        self.machine.answer_wg(self.commands.clone());
+        let commands = self.commands.clone();
+        self.machine.answer_wg(move || handle::uapi_status(commands.clone()));
         let stopped = loop {
             self.pump();
             let wait = self.next_timer();

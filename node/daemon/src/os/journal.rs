@@ -10,8 +10,6 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::resolver::SavedResolvConf;
-
 const FILE: &str = "machine.json";
 
 /// One change.
@@ -26,6 +24,23 @@ pub(super) enum Entry {
     ResolvConf(SavedResolvConf),
     /// systemd-resolved's settings of the interface.
     Resolved { interface: String },
+}
+
+/// What `/etc/resolv.conf` was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedResolvConf {
+    /// What was in it, or where it led; nothing if there was none.
+    pub(super) before: Option<Before>,
+    /// What is written in its place.
+    pub(super) ours: String,
+}
+
+/// What stood in the place of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Before {
+    File { text: String, mode: u32 },
+    Link(PathBuf),
 }
 
 /// All changes that are not undone yet, in the order in which they were made.

@@ -8,17 +8,17 @@ use std::{
     io::{ErrorKind, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use postern_model::Fqdn;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     NetworkConfig,
     interface::index_of,
-    journal::{Entry, Journal},
+    journal::{Before, Entry, Journal, SavedResolvConf},
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -27,22 +27,6 @@ const HEADER: &str = "# Written by postern. 'postern down' brings back what was 
 /// The servers that systemd-resolved itself asks, as it writes them down for others.
 const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
 const DNS_PORT: u16 = 53;
-
-/// What `/etc/resolv.conf` was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SavedResolvConf {
-    /// What was in it, or where it led; nothing if there was none.
-    before: Option<Before>,
-    /// What is written in its place.
-    ours: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Before {
-    File { text: String, mode: u32 },
-    Link(PathBuf),
-}
 
 /// How the machine's names now come to this node.
 #[derive(Debug)]
