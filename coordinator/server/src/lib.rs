@@ -7,13 +7,11 @@
 //! - `nodes`: QUIC connections of nodes, enrolment and sessions
 //! - `state_dir`, `certificates`: keys and what is signed with them
 //! - [`api`]: the admin HTTP API; [`cli`]: the command line, its client
-//! - [`pin`]: TLS for clients of a coordinator, which trust one key and no authority
 
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod coordinator;
-pub mod pin;
 pub mod serve;
 
 mod certificates;

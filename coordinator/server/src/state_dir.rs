@@ -1,11 +1,6 @@
 //! The state directory: keys that are made once and never leave, the database, the admin socket, one lock over all.
 
-use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
-    io::{ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use postern_model::{SecretBytes, token::HostPort};
@@ -17,49 +12,34 @@ const DEVICE_CA_KEY: &str = "device-ca.key";
 const PSK_MASTER: &str = "psk-master.key";
 const PUBLIC_ADDRESS: &str = "public-address";
 const DATABASE: &str = "coordinator.db";
-const LOCK: &str = "lock";
 /// The admin socket's name inside the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
-/// An open state directory; no other coordinator can open it until this one is dropped.
+/// The coordinator's state directory; no other coordinator can open it until this one is dropped.
 #[derive(Debug)]
-pub(crate) struct StateDir {
-    path: PathBuf,
-    _lock: File,
-}
+pub(crate) struct StateDir(postern_statedir::StateDir);
 
 impl StateDir {
-    /// Opens the directory, and makes it (mode 0700) when there is none.
+    /// Opens the directory, and makes it when there is none.
     ///
     /// # Errors
     /// When it can't be made or opened, or another coordinator runs with it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.with_context(|| format!("the state directory {} can't be made", path.display()))?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o700))
-            .with_context(|| format!("the state directory {} is not this user's", path.display()))?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK));
-        let lock = lock.with_context(|| format!("the state directory {} can't be written", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(std::fs::TryLockError::WouldBlock) => bail!(
-                "another coordinator is running with --state-dir {}: stop it first, or choose another directory",
-                path.display()
-            ),
-            Err(std::fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("{} can't be locked", path.display()))
-            }
-        }
+        Ok(Self(postern_statedir::StateDir::open(path)?))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 
     /// Where the database is.
     pub(crate) fn database(&self) -> PathBuf {
-        self.path.join(DATABASE)
+        self.path(DATABASE)
     }
 
     /// Where the admin socket is.
     pub(crate) fn admin_socket(&self) -> PathBuf {
-        self.path.join(ADMIN_SOCKET)
+        self.path(ADMIN_SOCKET)
     }
 
     /// The key that join tokens pin.
@@ -103,7 +83,7 @@ impl StateDir {
     /// # Errors
     /// When it can't be read.
     pub(crate) fn public_address(&self) -> Result<Option<HostPort>> {
-        let Some(text) = self.read(PUBLIC_ADDRESS)? else { return Ok(None) };
+        let Some(text) = self.0.read(PUBLIC_ADDRESS)? else { return Ok(None) };
         Ok(Some(text.trim().parse().with_context(|| self.damaged(PUBLIC_ADDRESS))?))
     }
 
@@ -112,51 +92,31 @@ impl StateDir {
     /// # Errors
     /// When it can't be written.
     pub(crate) fn set_public_address(&self, address: &HostPort) -> Result<()> {
-        self.write(PUBLIC_ADDRESS, &format!("{address}\n"))
+        Ok(self.0.write(PUBLIC_ADDRESS, &format!("{address}\n"))?)
     }
 
     fn damaged(&self, name: &str) -> String {
-        format!("{} is damaged: restore it from a backup", self.path.join(name).display())
+        format!("{} is damaged: restore it from a backup", self.path(name).display())
     }
 
     fn read_or_make(&self, name: &str, make: impl FnOnce() -> Result<Zeroizing<String>>) -> Result<Zeroizing<String>> {
-        if let Some(text) = self.read(name)? {
+        if let Some(text) = self.0.read(name)? {
             return Ok(text);
         }
         // Beside a database, a lost key is not to be replaced in silence: no node would believe the new one.
         if self.database().exists() && name != PUBLIC_ADDRESS {
-            bail!("{} is missing: restore it from a backup", self.path.join(name).display());
+            bail!("{} is missing: restore it from a backup", self.path(name).display());
         }
         let text = make()?;
-        self.write(name, &text)?;
+        self.0.write(name, &text)?;
         Ok(text)
-    }
-
-    fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>> {
-        let path = self.path.join(name);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Zeroizing::new(text))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
-        }
-    }
-
-    /// Whole or not at all, and on disk when this returns.
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("{} can't be written", path.display()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -174,14 +134,5 @@ mod tests {
         assert!(state.identity_key().unwrap_err().to_string().contains("missing"));
         std::fs::write(path.join(IDENTITY_KEY), "junk").unwrap();
         assert!(state.identity_key().unwrap_err().to_string().contains("damaged"));
-    }
-
-    #[test]
-    fn one_coordinator_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = StateDir::open(dir.path()).unwrap();
-        assert!(StateDir::open(dir.path()).unwrap_err().to_string().contains("another coordinator"));
-        drop(first);
-        StateDir::open(dir.path()).unwrap();
     }
 }

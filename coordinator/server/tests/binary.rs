@@ -117,7 +117,7 @@ fn one_at_a_time_private_and_gone_when_asked() {
         assert_eq!(mode(&state.join(file)), 0o600, "{file}");
     }
     let second = running.say(&format!("serve --listen 127.0.0.1:{}", free_port()));
-    assert!(second.code == 1 && second.stderr.contains("another coordinator is running"), "{}", second.stderr);
+    assert!(second.code == 1 && second.stderr.contains("another program is running"), "{}", second.stderr);
     let elsewhere = tempfile::tempdir().unwrap();
     let words = ["serve", "--listen", &format!("127.0.0.1:{}", running.port), "--state-dir"];
     let taken = run(program().args(words).arg(elsewhere.path()));

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +25,6 @@ use zeroize::Zeroizing;
 
 use crate::{
     api::{PREFIX, problem::Problem},
-    pin,
     state_dir::ADMIN_SOCKET,
 };
 
@@ -110,9 +110,15 @@ async fn connect(address: &HostPort, key: &ApiKey) -> Result<tokio_rustls::clien
         }
     };
     let stream = stream.map_err(|error| unreachable(&error))?;
-    let tls = pin::client_config(key.pin).map_err(|error| unreachable(&error))?;
-    TlsConnector::from(tls).connect(name, stream).await.map_err(|error| {
-        if pin::is_wrong_pin(&error) { Failure::WrongPin(address.clone()) } else { unreachable(&error) }
+    let mut tls = postern_pin::client(key.pin).map_err(|error| unreachable(&error))?.with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|error| {
+        let cause = error.get_ref().and_then(|inner| inner.downcast_ref());
+        if cause.is_some_and(postern_pin::is_wrong_pin) {
+            Failure::WrongPin(address.clone())
+        } else {
+            unreachable(&error)
+        }
     })
 }
 

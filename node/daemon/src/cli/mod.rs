@@ -10,9 +10,10 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use postern_model::JoinToken;
+use postern_statedir::OpenError;
 use serde::Serialize;
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
@@ -173,7 +174,10 @@ async fn down(state_dir: &Path, logout: bool) -> Result<DownReply> {
     if !state_dir.exists() {
         return Ok(DownReply { was_up: false, was_enrolled: false });
     }
-    let state = StateDir::try_open(state_dir)?.context("the daemon is starting or stopping; try again")?;
+    let state = match StateDir::open(state_dir) {
+        Err(OpenError::InUse(_)) => bail!("the daemon is starting or stopping; try again"),
+        opened => opened?,
+    };
     os::recover(state.path()).await?;
     let settings = state.settings()?;
     state.set_settings(&Settings { up: false, ..settings.clone() })?;

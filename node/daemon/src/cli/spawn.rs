@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use postern_statedir::OpenError;
 use tokio::net::UnixStream;
 
 use crate::{
@@ -22,7 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Starts a daemon and returns once it answers.
 pub(super) async fn daemon(state_dir: &Path) -> Result<UnixStream> {
     // Makes the directory, with the right mode, for the log.
-    drop(StateDir::try_open(state_dir)?);
+    match StateDir::open(state_dir) {
+        Ok(_) | Err(OpenError::InUse(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     let path = state_dir.join(LOG);
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let log = log.with_context(|| format!("the daemon's log {} can't be written", path.display()))?;

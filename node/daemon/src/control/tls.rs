@@ -5,14 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use postern_model::Sha256;
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use sha2::Digest as _;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// How long a silent coordinator counts as there.
 const IDLE: Duration = Duration::from_secs(10);
@@ -27,12 +20,7 @@ pub(super) struct DeviceCredential {
 
 /// A QUIC client configuration that speaks only to the coordinator whose public key has this digest.
 pub(super) fn client_config(pin: Sha256, credential: Option<DeviceCredential>) -> Result<quinn::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Arc::new(PinVerifier { pin, provider: Arc::clone(&provider) });
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier);
+    let builder = postern_pin::client(pin)?;
     let mut tls = match credential {
         None => builder.with_no_client_auth(),
         Some(DeviceCredential { certificate, key }) => {
@@ -55,64 +43,11 @@ pub(super) fn client_config(pin: Sha256, credential: Option<DeviceCredential>) -
     Ok(config)
 }
 
-/// Believes whoever holds the pinned key.
-#[derive(Debug)]
-struct PinVerifier {
-    pin: Sha256,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let malformed = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-        let (_, parsed) = X509Certificate::from_der(end_entity).map_err(malformed)?;
-        let key = Sha256(sha2::Sha256::digest(parsed.public_key().raw).into());
-        if key.ct_eq(&self.pin) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// Whether a connection failed because the key is not the pinned one.
 pub(super) fn is_wrong_pin(error: &anyhow::Error) -> bool {
-    // TLS alert 49, access_denied: what rustls makes of an application's verdict on a certificate.
-    error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(quinn::ConnectionError::TransportError(error))
-                if error.reason.contains(&CertificateError::ApplicationVerificationFailure.to_string())
-                    || error.reason.contains("ApplicationVerificationFailure")
-        )
+    // QUIC keeps of the verifier's error only what it says.
+    error.chain().any(|cause| match cause.downcast_ref() {
+        Some(quinn::ConnectionError::TransportError(error)) => error.reason.contains("WrongPin"),
+        _ => false,
     })
 }

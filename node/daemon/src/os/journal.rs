@@ -1,9 +1,7 @@
 //! The journal: what is about to be changed, and what was there before, on disk ahead of the change.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{ErrorKind, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -83,21 +81,15 @@ impl Journal {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let save = || -> std::io::Result<()> {
-            if self.entries.is_empty() {
-                return match std::fs::remove_file(&self.path) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                };
+        if !self.entries.is_empty() {
+            return Ok(postern_statedir::write_whole(&self.path, &serde_json::to_string(&self.entries)?)?);
+        }
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} can't be removed", self.path.display()))
             }
-            let new = self.path.with_extension("new");
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(serde_json::to_string(&self.entries)?.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &self.path)?;
-            self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-        };
-        save().with_context(|| format!("{} can't be written", self.path.display()))
+            _ => Ok(()),
+        }
     }
 }
 
