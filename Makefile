@@ -3,6 +3,8 @@
 CARGO ?= cargo
 BINARIES := -p postern-server -p postern-daemon
 
+# One after the other, also with -j: what is tested has to be built, and built with what was installed.
+.NOTPARALLEL:
 .PHONY: all demo test lint unit e2e deny deps docs clean
 
 all:
@@ -11,7 +13,7 @@ all:
 ## From a join token to a private resource by name, in network namespaces. KEEP=1 leaves it standing.
 demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
-	target/release/postern-demo $(if $(KEEP),--keep)
+	$(or $(CARGO_TARGET_DIR),target)/release/postern-demo $(if $(KEEP),--keep)
 
 ## Everything that has to hold.
 test: deps lint deny

@@ -48,8 +48,24 @@ pub fn postgres(host: &Host) -> Result<Background> {
     chown(&data, Some(id("-u")?), Some(id("-g")?))?;
     let data = data.to_string_lossy().into_owned();
     let initdb = bin.join("initdb").to_string_lossy().into_owned();
-    host.run(&["runuser", "-u", "postgres", "--", &initdb, "-D", &data, "-A", "trust", "-U", "postgres", "-N"])?
-        .success()?;
+    host.run(&[
+        "runuser",
+        "-u",
+        "postgres",
+        "--",
+        &initdb,
+        "-D",
+        &data,
+        "-A",
+        "trust",
+        "-U",
+        "postgres",
+        "-N",
+        "--no-locale",
+        "-E",
+        "UTF8",
+    ])?
+    .success()?;
     for range in ["0.0.0.0/0", "::/0"] {
         let rules = Path::new(&data).join("pg_hba.conf");
         let text = fs::read_to_string(&rules)?;

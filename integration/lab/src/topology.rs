@@ -48,7 +48,8 @@ impl Lab {
         ensure!(rustix::process::geteuid().is_root(), "the lab makes network namespaces and needs root");
         sweep()?;
         let prefix = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().context("make the lab's directory")?;
+        let dir =
+            tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir().context("make the lab's directory")?;
         // Servers that drop root must be able to reach what is theirs.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         Ok(Self { prefix, dir, hosts: Vec::new(), keep: false })
@@ -223,18 +224,31 @@ fn remove(namespace: &str) {
     let _ = fs::remove_dir_all(etc_netns(namespace));
 }
 
-/// Removes the namespaces of labs whose process is gone.
+/// Removes what is left of labs whose process is gone: their namespaces and their directories.
 fn sweep() -> Result<()> {
-    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let owner =
-            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) && !is_kept(&name) {
-            remove(&name);
+    for (place, is_namespace) in [(PathBuf::from("/run/netns"), true), (std::env::temp_dir(), false)] {
+        let Ok(entries) = fs::read_dir(&place) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_orphan(&name) {
+                continue;
+            }
+            if is_namespace {
+                remove(&name);
+            } else {
+                // Somebody's file system may still be mounted in there, or another run sweeps too.
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a name begins as a lab's does whose process is gone.
+fn is_orphan(name: &str) -> bool {
+    let owner =
+        name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+    owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) && !is_kept(name)
 }
 
 /// Marks a lab that is to stand after its process ended.
@@ -244,9 +258,9 @@ pub fn mark_kept(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn is_kept(namespace: &str) -> bool {
-    let prefix: Vec<_> = namespace.splitn(3, '-').take(2).collect();
-    Path::new("/run/postern-lab").join(prefix.join("-")).exists()
+fn is_kept(name: &str) -> bool {
+    let mut kept = fs::read_dir("/run/postern-lab").into_iter().flatten().flatten();
+    kept.any(|prefix| name.starts_with(&format!("{}-", prefix.file_name().to_string_lossy())))
 }
 
 /// Removes every lab that was kept.
@@ -268,5 +282,7 @@ pub fn remove_kept() -> Result<usize> {
         fs::remove_file(path)?;
         removed += 1;
     }
+    // Their directories are orphans now.
+    sweep()?;
     Ok(removed)
 }
