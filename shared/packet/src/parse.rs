@@ -11,7 +11,7 @@ use crate::{
 /// Why bytes are not a packet that can be spoken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Not an IP packet, or cut, or with lengths that contradict each other.
+    /// Not an IP packet, or cut, or with lengths that contradict each other, or on its way to somewhere else (source routing).
     #[error("malformed packet")]
     Malformed,
     /// A fragment: the ports are elsewhere, or could be.
@@ -46,6 +46,12 @@ pub struct Quoted {
     /// Where it begins in the whole packet.
     pub at: usize,
 }
+
+/// Options of IPv4 (RFC 791) of which one byte is all.
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+/// Those that name further hops, loosely and strictly: where such a packet goes is not where its header says.
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -105,6 +111,7 @@ fn parse_v4(packet: &[u8], whole: Whole) -> Result<Parsed, ParseError> {
     if offset < 20 || offset > len {
         return Err(ParseError::Malformed);
     }
+    check_options(&packet[20..offset])?;
     // More fragments, or an offset.
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
         return Err(ParseError::Fragment);
@@ -124,6 +131,25 @@ fn parse_v4(packet: &[u8], whole: Whole) -> Result<Parsed, ParseError> {
     parse_transport(parsed, protocol, packet, whole)
 }
 
+/// Holds that the options of an IPv4 header are whole, and leave its destination the only one.
+fn check_options(mut options: &[u8]) -> Result<(), ParseError> {
+    while let [kind, rest @ ..] = options {
+        options = match *kind {
+            END_OF_OPTIONS => return Ok(()),
+            NO_OPERATION => rest,
+            kind if SOURCE_ROUTES.contains(&kind) => return Err(ParseError::Malformed),
+            _ => {
+                let len = usize::from(*rest.first().ok_or(ParseError::Malformed)?);
+                if len < 2 {
+                    return Err(ParseError::Malformed);
+                }
+                options.get(len..).ok_or(ParseError::Malformed)?
+            }
+        };
+    }
+    Ok(())
+}
+
 fn parse_v6(packet: &[u8], whole: Whole) -> Result<Parsed, ParseError> {
     let header: &[u8; 40] = packet.first_chunk().ok_or(ParseError::Malformed)?;
     let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -134,6 +160,10 @@ fn parse_v6(packet: &[u8], whole: Whole) -> Result<Parsed, ParseError> {
     while matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
         let extension =
             packet.get(offset..len).and_then(|rest| rest.first_chunk::<8>()).ok_or(ParseError::Malformed)?;
+        // With segments left to go, the destination is only the next of several (RFC 8200 section 4.4).
+        if next == ROUTING && extension[3] != 0 {
+            return Err(ParseError::Malformed);
+        }
         next = extension[0];
         offset += 8 + usize::from(extension[1]) * 8;
         if offset > len {
@@ -248,6 +278,42 @@ mod tests {
         assert_eq!(parse(&too_long), Err(ParseError::Malformed));
         let unknown = parse(&extended(&plain, 51, [0; 7])).unwrap();
         assert_eq!((unknown.transport, unknown.dst_port), (Transport::Other(51), 0));
+    }
+
+    /// Puts options, padded to 4 bytes, behind the IPv4 header.
+    fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
+        let mut options = options.to_vec();
+        options.resize(options.len().next_multiple_of(4), END_OF_OPTIONS);
+        let mut out = [&packet[..20], &options, &packet[20..]].concat();
+        out[0] += u8::try_from(options.len() / 4).unwrap();
+        let total = u16::try_from(out.len()).unwrap();
+        out[2..4].copy_from_slice(&total.to_be_bytes());
+        out
+    }
+
+    /// Invariant: the destination that a grant is looked up for is where the packet ends.
+    #[test]
+    fn source_routes_are_malformed() {
+        let plain = build(|p| PacketBuilder::ipv4([1; 4], [2; 4], 9).udp(1, 2).write(p, b"x").unwrap());
+        for kind in SOURCE_ROUTES {
+            let route = [kind, 7, 4, 10, 0, 0, 9];
+            assert_eq!(parse(&with_options(&plain, &route)), Err(ParseError::Malformed));
+            let behind_others = [&[NO_OPERATION, 7, 7, 4, 0, 0, 0, 0][..], &route].concat();
+            assert_eq!(parse(&with_options(&plain, &behind_others)), Err(ParseError::Malformed));
+        }
+        let router_alert = parse(&with_options(&plain, &[148, 4, 0, 0])).unwrap();
+        assert_eq!((router_alert.dst_port, router_alert.offset), (2, 24));
+        let after_the_end = with_options(&plain, &[END_OF_OPTIONS, 131, 3, 4]);
+        assert!(parse(&after_the_end).is_ok(), "padding is no option");
+        for broken in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 5, 0, 0], [1, 1, 1, 148]] {
+            assert_eq!(parse(&with_options(&plain, &broken)), Err(ParseError::Malformed), "{broken:?}");
+        }
+
+        let plain = udp6(b"x");
+        assert_eq!(parse(&extended(&plain, ROUTING, [0, 0, 1, 0, 0, 0, 0])), Err(ParseError::Malformed));
+        assert_eq!(parse(&extended(&plain, ROUTING, [0, 4, 255, 0, 0, 0, 0])), Err(ParseError::Malformed));
+        let arrived = parse(&extended(&plain, ROUTING, [0, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert_eq!((arrived.dst_port, arrived.offset), (80, 48));
     }
 
     #[test]
