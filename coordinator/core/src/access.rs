@@ -4,10 +4,10 @@
 //! A renewal or a change is the same thing again with the same grant; until it is acknowledged, what the gateway had
 //! before stays what the client knows.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
 use postern_model::{
-    Decision, DenyReason, DeviceId, Filter, GrantId, PolicyId, ResourceId, Timestamp,
+    Decision, DenyReason, DeviceId, Filter, GrantId, Moment, PolicyId, ResourceId, Timestamp,
     audit::Actor,
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
@@ -16,23 +16,10 @@ use postern_model::{
 use postern_policy::decide;
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
-use crate::{AccessTicket, Core, Effect, Env, Proposal, draft::Draft, psk};
+use crate::{AccessTicket, Core, Effect, Env, Proposal, draft::Draft, psk, waiting::Waiting};
 
-/// More leases than this do not end in one transaction.
-const EXPIRIES_PER_BATCH: usize = 1000;
-
-/// A grant that its gateway has not yet acknowledged as it is now.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    /// The requests to be answered then.
-    tickets: Vec<AccessTicket>,
-    /// Whether the client is to be told in its session as well.
-    pub(crate) push: bool,
-    /// What the gateway has in force meanwhile, if it has acknowledged the grant before.
-    pub(crate) before: Option<Grant>,
-    /// When the gateway has failed to; `None` when nobody waits for that: it is away, or has failed already.
-    until: Option<Timestamp>,
-}
+/// More leases than this do not end, or are shortened, in one transaction.
+const GRANTS_PER_BATCH: usize = 1000;
 
 /// What is to happen once the proposal is applied.
 #[derive(Debug, Clone)]
@@ -65,8 +52,8 @@ impl Core {
         if self.open_requests(device) >= self.config.requests_per_device {
             return nothing().then(FollowUp::Deny(ticket, DenyReason::TooManyRequests));
         }
-        let held = self.state.grants_of_device(device).find(|grant| grant.resource == request.resource);
-        let is_awaited = |grant: &Grant| self.waiting.get(&grant.id).is_some_and(|waiting| waiting.until.is_some());
+        let held = self.state.grant_of(device, request.resource);
+        let is_awaited = |grant: &Grant| self.waiting.get(grant.id).is_some_and(Waiting::is_awaited);
         if let Some(grant) = held.filter(|grant| is_awaited(grant) && env.now < grant.expires_at) {
             // The same question again, before the first is answered.
             return nothing().then(FollowUp::Await(ticket, grant.id));
@@ -115,7 +102,7 @@ impl Core {
             .filter(|gateway| !gateway.revoked && gateway.id != device && self.sessions.contains_key(&gateway.id));
         let load = |id: DeviceId| {
             let is_other = held.is_none_or(|held| held.gateway != id);
-            (is_other, self.state.grants_of_gateway(id).count(), id)
+            (is_other, self.state.load_of_gateway(id), id)
         };
         gateways.map(|gateway| load(gateway.id)).min().map(|(_, _, id)| id)
     }
@@ -153,31 +140,45 @@ impl Core {
 
     fn open_requests(&self, device: DeviceId) -> usize {
         let grants = self.state.grants_of_device(device);
-        grants.filter_map(|grant| self.waiting.get(&grant.id)).map(|waiting| waiting.tickets.len()).sum()
+        grants.filter_map(|grant| self.waiting.get(grant.id)).map(|waiting| waiting.tickets.len()).sum()
     }
 
     /// Leases that ran out and gateways that did not acknowledge in time. What such a gateway has acknowledged before goes
-    /// on to the end of its lease.
+    /// on to the end of its lease. When the wall clock was set back, leases that would now last longer than any may are
+    /// brought back to that.
     pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
         let mut draft = Draft::new(&self.state, Actor::Coordinator, env.now);
-        let expired = self.state.expiries().take_while(|(at, _)| *at <= env.now).take(EXPIRIES_PER_BATCH);
+        self.draft_shortened(&mut draft);
+        let expired = self.state.expiries().take_while(|(at, _)| *at <= env.now).take(GRANTS_PER_BATCH);
         for (_, grant) in expired {
             draft.end_grant(grant, GrantEnd::Expired);
         }
-        let is_late = |waiting: &Waiting| waiting.until.is_some_and(|until| until <= env.now);
-        let late: BTreeMap<_, _> = self.waiting.iter().filter(|(_, waiting)| is_late(waiting)).collect();
-        let (known, new): (Vec<_>, Vec<_>) = late.into_iter().partition(|(_, waiting)| waiting.before.is_some());
-        for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(id)) {
+        let late = self.waiting.late(env.moment);
+        let (known, new): (Vec<_>, Vec<_>) = late.partition(|(_, waiting)| waiting.before.is_some());
+        for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(&id)) {
             draft.end_grant(grant, GrantEnd::Revoked(DenyReason::GatewayUnreachable));
         }
-        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known.into_iter().map(|(id, _)| *id).collect()))
+        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known.into_iter().map(|(id, _)| id).collect()))
     }
 
-    /// When to call [`Self::propose_timeout`] next.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let lease = self.state.expiries().next().map(|(at, _)| at);
-        let acknowledgement = self.waiting.values().filter_map(|waiting| waiting.until).min();
-        lease.into_iter().chain(acknowledgement).min()
+    fn draft_shortened(&self, draft: &mut Draft<'_>) {
+        let latest = draft.now.plus(self.config.lease);
+        let too_long = self.state.expiries().rev().take_while(|(at, _)| *at > latest).take(GRANTS_PER_BATCH);
+        let too_long: Vec<_> = too_long.map(|(_, grant)| Grant { expires_at: latest, ..grant.clone() }).collect();
+        if too_long.is_empty() {
+            return;
+        }
+        draft.note("grant.shorten", "coordinator", &[("grants", &too_long.len()), ("why", &"clock_set_back")]);
+        too_long.into_iter().for_each(|grant| draft.change(Change::PutGrant(grant)));
+    }
+
+    /// In how long to call [`Self::propose_timeout`] next; `now` and `moment` as in [`Env`].
+    pub fn poll_timeout(&self, now: Timestamp, moment: Moment) -> Option<Duration> {
+        let lease = self.state.expiries().next().map(|(at, _)| now.until(at));
+        let is_set_back = |(at, _): (Timestamp, &Grant)| at > now.plus(self.config.lease);
+        let set_back = self.state.expiries().next_back().filter(|last| is_set_back(*last)).map(|_| Duration::ZERO);
+        let acknowledgement = self.waiting.next_deadline().map(|until| until.since(moment));
+        lease.into_iter().chain(set_back).chain(acknowledgement).min()
     }
 
     /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
@@ -187,16 +188,14 @@ impl Core {
         id: GrantId,
         before: Option<Grant>,
         follow_up: Option<&FollowUp>,
-        now: Timestamp,
+        (now, moment): (Timestamp, Moment),
     ) {
         let Some(grant) = self.state.grants.get(&id).cloned() else { return };
         let push = !matches!(follow_up, Some(FollowUp::Await(_, awaited)) if *awaited == id);
         let is_connected = self.sessions.contains_key(&grant.gateway);
-        let waiting =
-            self.waiting.entry(id).or_insert(Waiting { tickets: Vec::new(), push: false, before, until: None });
-        waiting.push |= push;
+        self.waiting.add(id, before).push |= push;
         if is_connected {
-            waiting.until.get_or_insert(now.plus(self.config.ack_timeout));
+            self.waiting.expect(id, moment + self.config.ack_timeout);
         }
         self.send_install(&grant, now);
     }
@@ -207,18 +206,16 @@ impl Core {
             Some(FollowUp::Deny(ticket, reason)) => {
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
-            Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(&grant) {
+            Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(grant) {
                 Some(waiting) => waiting.tickets.push(ticket),
                 // The gateway has it as it is: renewed twice at one moment.
                 None => self.answer_ready(ticket, grant, now),
             },
             Some(FollowUp::GiveUp(grants)) => {
                 for id in grants {
-                    let Some(waiting) = self.waiting.get_mut(&id) else { continue };
-                    waiting.until = None;
                     let reason = DenyReason::GatewayUnreachable;
                     let deny = |ticket| Effect::Answer(ticket, AccessReply::Denied { reason });
-                    self.effects.extend(waiting.tickets.drain(..).map(deny));
+                    self.effects.extend(self.waiting.give_up(id).into_iter().map(deny));
                 }
             }
         }
@@ -237,7 +234,7 @@ impl Core {
         if !self.sessions.get_mut(&gateway).is_some_and(|session| session.has_acknowledged(id)) {
             return;
         }
-        let Some(waiting) = self.waiting.remove(&id) else { return };
+        let Some(waiting) = self.waiting.remove(id) else { return };
         for ticket in waiting.tickets {
             self.answer_ready(ticket, id, now);
         }
@@ -248,7 +245,7 @@ impl Core {
 
     /// The grant that these requests waited for is no more.
     pub(crate) fn answer_waiting(&mut self, grant: GrantId, reason: DenyReason) {
-        for ticket in self.waiting.remove(&grant).into_iter().flat_map(|waiting| waiting.tickets) {
+        for ticket in self.waiting.remove(grant).into_iter().flat_map(|waiting| waiting.tickets) {
             self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
         }
     }
@@ -267,6 +264,11 @@ impl Core {
         }
     }
 
+    /// Never more than a lease, though the wall clock may have been set back since it was granted.
+    fn lease_left(&self, grant: &Grant, now: Timestamp) -> Duration {
+        now.until(grant.expires_at).min(self.config.lease)
+    }
+
     /// The client's side of a grant; `None` when its lease ran out.
     pub(crate) fn granted(&self, grant: &Grant, now: Timestamp) -> Option<Granted> {
         if now >= grant.expires_at {
@@ -277,7 +279,7 @@ impl Core {
             grant: grant.id,
             resource: grant.resource,
             filter: grant.filter.clone(),
-            lease: now.until(grant.expires_at),
+            lease: self.lease_left(grant, now),
             gateway: gateway.wireguard,
             preshared_key: psk::derive(&self.config.psk_master, &client.wireguard, &gateway.wireguard),
             candidates: self.candidates.get(&gateway.id).cloned().unwrap_or_default(),
@@ -307,7 +309,7 @@ impl Core {
             resource_addr: resource.addr,
             target: resource.target.clone(),
             filter: grant.filter.clone(),
-            lease: now.until(grant.expires_at),
+            lease: self.lease_left(grant, now),
         })
     }
 }

@@ -1,12 +1,12 @@
 //! [`Core`]: the state, and the two steps in which it moves: a proposal is made, and applied.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     time::Duration,
 };
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, GrantId, SecretBytes, Timestamp,
+    Candidate, DenyReason, DeviceId, GrantId, Moment, SecretBytes, Timestamp,
     audit::Actor,
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
@@ -15,16 +15,16 @@ use postern_model::{
 use postern_wire::{CoordinatorMessage, Eviction, close};
 
 use crate::{
-    Command, Effect, Refusal, State, Touched,
-    access::{FollowUp, Waiting},
-    commands,
-    presence::Session,
+    Command, Effect, Refusal, State, Touched, access::FollowUp, changes::Changes, commands, presence::Session,
+    waiting::WaitingGrants,
 };
 
 /// What the core takes from outside for one call: the time, and random bytes for ids.
 pub struct Env<'a> {
-    /// Now.
+    /// Now, for records: leases and tokens end by it.
     pub now: Timestamp,
+    /// Now, on the clock that nobody sets: how long a gateway takes to acknowledge is counted by it.
+    pub moment: Moment,
     /// Fills the buffer with random bytes.
     pub random: &'a mut dyn FnMut(&mut [u8]),
 }
@@ -95,7 +95,7 @@ pub struct Core {
     /// Where each device was last known to be reached; kept while it is away, for grants that go on.
     pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
     /// Grants that their gateway has not yet acknowledged as they are now.
-    pub(crate) waiting: HashMap<GrantId, Waiting>,
+    pub(crate) waiting: WaitingGrants,
     pub(crate) effects: VecDeque<Effect>,
 }
 
@@ -113,7 +113,7 @@ impl Core {
             config,
             sessions: HashMap::new(),
             candidates: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: WaitingGrants::default(),
             effects: VecDeque::new(),
         }
     }
@@ -137,24 +137,24 @@ impl Core {
         Ok(Proposal::new(batch, touched))
     }
 
-    /// Takes over what was committed.
-    pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp) -> T {
+    /// Takes over what was committed. `now` and `moment` as in [`Env`].
+    pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp, moment: Moment) -> T {
         let Proposal { batch, outcome, follow_up } = proposal;
         if batch.audit.is_empty() {
             self.follow(follow_up, now);
             return outcome;
         }
-        let mut viewers = self.viewers_touched(&batch.changes);
+        let changes = Changes::from(batch.changes);
         // What the changes are about, as it was before them.
-        let ended: Vec<(Grant, GrantEnd)> = batch.changes.iter().filter_map(|change| self.ending(change)).collect();
+        let news = self.catalogue_news(&changes);
+        let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
         let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
         let mut gone = Vec::new();
-        for change in batch.changes {
+        for change in changes.into_list() {
             match &change {
                 Change::PutGrant(grant) => {
                     let before = self.state.grants.get(&grant.id);
-                    // By which policy it holds is nothing to its two ends.
-                    if before.is_none_or(|before| Grant { policy: grant.policy, ..before.clone() } != *grant) {
+                    if before.is_none_or(|before| is_news(before, grant, follow_up.as_ref())) {
                         changed.push((grant.id, before.cloned()));
                     }
                 }
@@ -162,7 +162,6 @@ impl Core {
                 Change::PutDevice(device) if device.revoked => gone.push(device.id),
                 _ => {}
             }
-            viewers.extend(self.viewers_touched(std::slice::from_ref(&change)));
             self.state.apply(change);
         }
         self.state.revision = self.state.revision.next();
@@ -170,14 +169,12 @@ impl Core {
             self.tell_ended(&grant, end);
         }
         for (grant, before) in changed {
-            self.tell_changed(grant, before, follow_up.as_ref(), now);
+            self.tell_changed(grant, before, follow_up.as_ref(), (now, moment));
         }
         for device in gone {
             self.evict(device);
         }
-        for device in viewers {
-            self.tell_catalogue(device, now);
-        }
+        self.tell_catalogues(news);
         self.follow(follow_up, now);
         outcome
     }
@@ -219,9 +216,13 @@ impl Core {
             self.sessions.remove(&device);
         }
     }
+}
 
-    /// The connected devices whose catalogue a change can touch, by the state as it is now.
-    fn viewers_touched(&self, changes: &[Change]) -> BTreeSet<DeviceId> {
-        changes.iter().flat_map(|change| self.viewers_of(change)).filter(|id| self.sessions.contains_key(id)).collect()
-    }
+/// Whether a grant's two ends have to hear of its change. By which policy it holds is nothing to them; nor is an end that
+/// was brought forward, since they count the lease by their own clocks. A renewal is news, whatever the clock says.
+fn is_news(before: &Grant, after: &Grant, follow_up: Option<&FollowUp>) -> bool {
+    let is_renewed = matches!(follow_up, Some(FollowUp::Await(_, id)) if *id == after.id);
+    let is_same = Grant { policy: after.policy, expires_at: after.expires_at, ..before.clone() } == *after;
+    let is_sooner = after.expires_at < before.expires_at && !is_renewed;
+    !is_same || !(is_sooner || after.expires_at == before.expires_at)
 }

@@ -1,31 +1,34 @@
-//! [`Draft`]: a batch in the making, and the state as it would be after it.
+//! [`Draft`]: a batch in the making.
 //!
 //! Nothing here touches the state. A finished draft also holds the end of every grant that its changes make impossible.
 
 use std::collections::BTreeSet;
 
 use postern_model::{
-    Decision, DenyReason, DeviceId, GrantId, GroupId, PolicyId, ResourceId, Timestamp, UserId,
+    Decision, DenyReason, DeviceId, GrantId, ResourceId, Timestamp, UserId,
     audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
-    record::{Device, Owner, Policy, Principal, Resource, User},
+    record::{Device, Owner, Policy, Resource, User},
 };
 use postern_policy::{Facts, decide};
 
-use crate::state::State;
+use crate::{
+    changes::{After, Changes},
+    state::State,
+};
 
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
     pub(crate) now: Timestamp,
     actor: Actor,
-    changes: Vec<Change>,
+    changes: Changes,
     audit: Vec<AuditEvent>,
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(state: &'a State, actor: Actor, now: Timestamp) -> Self {
-        Self { state, now, actor, changes: Vec::new(), audit: Vec::new() }
+        Self { state, now, actor, changes: Changes::default(), audit: Vec::new() }
     }
 
     pub(crate) fn change(&mut self, change: Change) {
@@ -44,7 +47,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn end_grant(&mut self, grant: &Grant, end: GrantEnd) {
-        if self.is_ended(grant.id) {
+        if self.changes.is_ended(grant.id) {
             return;
         }
         let why = match end {
@@ -65,7 +68,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn finish(mut self) -> Batch {
         let touched: BTreeSet<GrantId> = self.changes.iter().flat_map(|change| touched(self.state, change)).collect();
         for id in touched {
-            let Some(grant) = self.state.grants.get(&id) else { continue };
+            let Some(grant) = self.state.grants.get(&id).filter(|_| !self.changes.is_ended(id)) else { continue };
             let after = After { state: self.state, changes: &self.changes };
             match after.redecide(grant, self.now) {
                 Redecision::Stays => {}
@@ -83,11 +86,7 @@ impl<'a> Draft<'a> {
                 Redecision::Ends(end) => self.end_grant(grant, end),
             }
         }
-        Batch { changes: self.changes, audit: self.audit }
-    }
-
-    fn is_ended(&self, id: GrantId) -> bool {
-        self.changes.iter().any(|change| matches!(change, Change::EndGrant(ended, _) if *ended == id))
+        Batch { changes: self.changes.into_list(), audit: self.audit }
     }
 
     pub(crate) fn device_label(&self, id: DeviceId) -> String {
@@ -130,13 +129,7 @@ enum Redecision {
     Ends(GrantEnd),
 }
 
-/// The state as it would be after some changes: few, so each look goes through them, the last one first.
-pub(crate) struct After<'a> {
-    pub(crate) state: &'a State,
-    pub(crate) changes: &'a [Change],
-}
-
-impl<'a> After<'a> {
+impl After<'_> {
     fn redecide(&self, grant: &Grant, now: Timestamp) -> Redecision {
         if now >= grant.expires_at {
             return Redecision::Ends(GrantEnd::Expired);
@@ -156,78 +149,7 @@ impl<'a> After<'a> {
     /// Whether the resource's target or site changes, so that open flows go to the wrong place.
     fn leads_elsewhere(&self, id: ResourceId) -> bool {
         let (before, after) = (self.state.resources.get(&id), self.resource(id));
-        let place = |resource: &'a Resource| (&resource.target, resource.site);
-        before.map(place) != after.map(|resource| (&resource.target, resource.site))
-    }
-
-    fn last<T>(&self, look: impl Fn(&'a Change) -> Option<T>) -> Option<T> {
-        self.changes.iter().rev().find_map(look)
-    }
-}
-
-impl Facts for After<'_> {
-    fn device(&self, id: DeviceId) -> Option<&Device> {
-        self.last(|change| match change {
-            Change::PutDevice(device) if device.id == id => Some(Some(device)),
-            Change::RemoveDevice(removed) if *removed == id => Some(None),
-            _ => None,
-        })
-        .unwrap_or_else(|| self.state.devices.get(&id))
-    }
-
-    fn user(&self, id: UserId) -> Option<&User> {
-        self.last(|change| match change {
-            Change::PutUser(user) if user.id == id => Some(Some(user)),
-            Change::RemoveUser(removed) if *removed == id => Some(None),
-            _ => None,
-        })
-        .unwrap_or_else(|| self.state.users.get(&id))
-    }
-
-    fn groups_of(&self, user: UserId) -> BTreeSet<GroupId> {
-        let mut groups = Facts::groups_of(self.state, user);
-        for change in self.changes {
-            match change {
-                Change::AddMember(group, member) if *member == user => {
-                    groups.insert(*group);
-                }
-                Change::RemoveMember(group, member) if *member == user => {
-                    groups.remove(group);
-                }
-                _ => {}
-            }
-        }
-        groups
-    }
-
-    fn resource(&self, id: ResourceId) -> Option<&Resource> {
-        self.last(|change| match change {
-            Change::PutResource(resource) if resource.id == id => Some(Some(resource)),
-            Change::RemoveResource(removed) if *removed == id => Some(None),
-            _ => None,
-        })
-        .unwrap_or_else(|| self.state.resources.get(&id))
-    }
-
-    fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
-        let is_removed =
-            |id: PolicyId| self.changes.iter().any(|c| matches!(c, Change::RemovePolicy(removed) if *removed == id));
-        let put = self.last(|change| match change {
-            Change::PutPolicy(policy) if policy.principal == principal && policy.resource == resource => {
-                Some(policy.id)
-            }
-            _ => None,
-        });
-        put.or_else(|| self.state.policy_set().policy(principal, resource)).filter(|id| !is_removed(*id))
-    }
-
-    fn resources_of(&self, principal: Principal) -> Vec<ResourceId> {
-        let mut resources: BTreeSet<_> = Facts::resources_of(self.state, principal).into_iter().collect();
-        resources.extend(self.changes.iter().filter_map(|change| match change {
-            Change::PutPolicy(policy) if policy.principal == principal => Some(policy.resource),
-            _ => None,
-        }));
-        resources.retain(|resource| self.policy(principal, *resource).is_some());
-        resources.into_iter().collect()
+        before.map(|resource| (&resource.target, resource.site))
+            != after.map(|resource| (&resource.target, resource.site))
     }
 }

@@ -50,7 +50,7 @@ impl Core {
         env: &mut Env<'_>,
     ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
         let mut draft = Draft::new(&self.state, Actor::Token(proof.token), env.now);
-        let outcome = check_token(&self.state, proof, env).and_then(|token| enrol(&mut draft, token, proof, env));
+        let outcome = decide(&mut draft, proof, env);
         if let Err(refusal) = &outcome
             && self.state.tokens.contains_key(&proof.token)
         {
@@ -67,14 +67,32 @@ impl Core {
 }
 
 /// The secret first: whoever does not have it learns nothing about the token.
-fn check_token<'a>(state: &'a State, proof: &EnrolProof, env: &Env<'_>) -> Result<&'a Token, EnrolRefusal> {
-    let token = state.tokens.get(&proof.token).ok_or(EnrolRefusal::Invalid)?;
+fn decide(draft: &mut Draft<'_>, proof: &EnrolProof, env: &mut Env<'_>) -> Result<Enrolment, EnrolRefusal> {
+    let token = draft.state.tokens.get(&proof.token).ok_or(EnrolRefusal::Invalid)?;
     if !token.secret_hash.ct_eq(&proof.secret_hash) {
         return Err(EnrolRefusal::Invalid);
     }
     if token.withdrawn {
         return Err(EnrolRefusal::Withdrawn);
     }
+    if let Some(device) = enrolled_already(draft.state, proof) {
+        let details: [(&str, &dyn ToString); 2] = [("id", &device.id), ("from", &proof.from)];
+        draft.note("device.enrol.again", format!("device:{}", device.name), &details);
+        return Ok(Enrolment { device: device.id, name: device.name.clone() });
+    }
+    check_token(draft.state, token, env)?;
+    enrol(draft, token, proof, env)
+}
+
+/// The device that this very request has made before: the answer to it was lost. It gets its certificate once more, though
+/// the token may be used up or expired by now. A device that was revoked does not.
+fn enrolled_already<'a>(state: &'a State, proof: &EnrolProof) -> Option<&'a Device> {
+    let device = state.device_with_key(&proof.device_key)?;
+    let is_same = device.wireguard == proof.wireguard && device.token == proof.token;
+    (is_same && !device.revoked).then_some(device)
+}
+
+fn check_token(state: &State, token: &Token, env: &Env<'_>) -> Result<(), EnrolRefusal> {
     if token.expires_at <= env.now {
         return Err(EnrolRefusal::Expired);
     }
@@ -88,7 +106,7 @@ fn check_token<'a>(state: &'a State, proof: &EnrolProof, env: &Env<'_>) -> Resul
     if !is_active {
         return Err(EnrolRefusal::OwnerInactive);
     }
-    Ok(token)
+    Ok(())
 }
 
 fn enrol(
@@ -98,7 +116,7 @@ fn enrol(
     env: &mut Env<'_>,
 ) -> Result<Enrolment, EnrolRefusal> {
     let state = draft.state;
-    if state.devices.values().any(|other| other.key == proof.device_key || other.wireguard == proof.wireguard) {
+    if state.device_with_key(&proof.device_key).or(state.device_with_wireguard(&proof.wireguard)).is_some() {
         return Err(EnrolRefusal::KeyInUse);
     }
     let mut network = state.network.clone();
@@ -129,6 +147,7 @@ fn enrol(
         revoked: false,
         posture,
         enrolled_at: env.now,
+        token: token.id,
     }));
     Ok(Enrolment { device: id, name })
 }
@@ -146,15 +165,29 @@ fn device_name(state: &State, hostname: &str) -> String {
     let label: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(MAX_NAME).collect();
     let label = label.trim_matches('-');
     let label = if label.is_empty() { "device" } else { label };
-    if state.device_named(label).is_none() {
-        return label.to_owned();
-    }
-    let numbered = |n: usize| {
+    let numbered = |n: u64| {
+        if n == 1 {
+            return label.to_owned();
+        }
         let suffix = format!("-{n}");
         let stem: String = label.chars().take(MAX_NAME - suffix.len()).collect();
         format!("{stem}{suffix}")
     };
-    (2..).map(numbered).find(|name| state.device_named(name).is_none()).expect("there are fewer devices than numbers")
+    // Not one number after the other: a fleet may have one host name. `taken` is, and `free` is not.
+    let is_free = |n: u64| state.device_named(&numbered(n)).is_none();
+    let (mut taken, mut free) = (0, 1);
+    while !is_free(free) {
+        (taken, free) = (free, free * 2);
+    }
+    while free - taken > 1 {
+        let middle = taken + (free - taken) / 2;
+        if is_free(middle) {
+            free = middle;
+        } else {
+            taken = middle;
+        }
+    }
+    numbered(free)
 }
 
 fn serde_label(refusal: EnrolRefusal) -> &'static str {
@@ -167,6 +200,7 @@ fn serde_label(refusal: EnrolRefusal) -> &'static str {
         EnrolRefusal::BadRequest => "bad_request",
         EnrolRefusal::KeyInUse => "key_in_use",
         EnrolRefusal::CoordinatorFault => "coordinator_fault",
+        EnrolRefusal::Unknown => "unknown",
     }
 }
 

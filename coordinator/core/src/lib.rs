@@ -9,20 +9,24 @@
 //! 1. `propose_*(…)` → `Result<Proposal<T>, …>`; looks only.
 //! 2. the shell commits `proposal.batch` (one transaction); if that fails it drops the proposal and reports the fault.
 //! 3. [`Core::apply`] the proposal; then [`Core::poll_effect`] until `None`, carrying each out.
-//! 4. [`Core::poll_timeout`] says when to call [`Core::propose_timeout`] next.
+//! 4. [`Core::poll_timeout`] says in how long to call [`Core::propose_timeout`] next.
 //!
 //! `handle_*` take what is not durable (connections, acknowledgements); poll for effects after them too.
 //!
 //! - [`command`], [`effect`]: what comes in from admins, what is to be done
-//! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions
+//! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions; `changes`: the
+//!   state as it would be after it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `core`: proposing, applying
-//! - `presence`: sessions, candidates, catalogues; `psk`: preshared keys
+//! - `presence`: sessions, candidates; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
+//!   `psk`: preshared keys
 
 pub mod command;
 pub mod effect;
 pub mod state;
 
 mod access;
+mod catalogue;
+mod changes;
 mod commands;
 mod core;
 mod draft;
@@ -31,6 +35,7 @@ mod presence;
 mod psk;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
 pub use command::{Command, Refusal, ResourceEdit, TokenOwner, Touched};

@@ -1,20 +1,20 @@
-//! Presence: who is connected, where from, where they may be reached, and what they were told of the catalogue.
+//! Presence: who is connected, where from, and where they may be reached.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     time::Duration,
 };
 
 use postern_model::{
-    Candidate, DeviceId, GrantId, Posture, ResourceId, Timestamp,
+    Candidate, DeviceId, GrantId, Posture, Timestamp,
     audit::Actor,
     candidate::{CandidateKind, MAX_CANDIDATES},
     change::Change,
-    record::{Device, Owner, Principal},
+    record::{Device, Owner},
 };
-use postern_policy::{Facts as _, visible};
-use postern_wire::{CatalogueEntry, CoordinatorMessage, Eviction, Hello, NodeMessage, Welcome, close};
+use postern_policy::Facts as _;
+use postern_wire::{CoordinatorMessage, Eviction, Hello, NodeMessage, Welcome, close};
 
 use crate::{Core, Effect, Env, Proposal, draft::Draft};
 
@@ -26,8 +26,6 @@ pub(crate) struct Session {
     from: SocketAddr,
     wireguard_port: u16,
     since: Timestamp,
-    /// As the node was last told.
-    catalogue: BTreeMap<ResourceId, CatalogueEntry>,
     /// How often the node was sent each grant that it carries and has not acknowledged: it does so each time.
     pub(crate) unacknowledged: HashMap<GrantId, u32>,
 }
@@ -103,14 +101,12 @@ impl Core {
                 self.close(device, close::SUPERSEDED);
             }
         }
-        let catalogue = self.catalogue_of(device, now);
         let session = Session {
             connection,
             instance: hello.instance,
             from,
             wireguard_port: hello.wireguard_port,
             since: now,
-            catalogue,
             unacknowledged: HashMap::new(),
         };
         self.sessions.insert(device, session);
@@ -127,7 +123,7 @@ impl Core {
         }
         let mut granted = Vec::new();
         for grant in self.state.grants_of_device(id) {
-            match self.waiting.get_mut(&grant.id) {
+            match self.waiting.get_mut(grant.id) {
                 None => granted.push(grant.clone()),
                 Some(waiting) => {
                     waiting.push = true;
@@ -147,11 +143,7 @@ impl Core {
             addr: device.addr,
             ranges: self.state.network.ranges,
             zone: self.state.network.zone.clone(),
-            catalogue: self
-                .sessions
-                .get(&id)
-                .map(|session| session.catalogue.values().cloned().collect())
-                .unwrap_or_default(),
+            catalogue: self.catalogue_of(id, now),
             granted: granted.iter().filter_map(|grant| self.granted(grant, now)).collect(),
             installed,
             renew_certificate_in,
@@ -202,59 +194,9 @@ impl Core {
         }
         let carried: Vec<_> = self.state.grants_of_gateway(device).cloned().collect();
         for grant in &carried {
-            if !self.waiting.contains_key(&grant.id) {
+            if self.waiting.get(grant.id).is_none() {
                 self.send_granted(grant, now);
             }
-        }
-    }
-
-    /// The resources that the device may see, as it sees them.
-    fn catalogue_of(&self, device: DeviceId, now: Timestamp) -> BTreeMap<ResourceId, CatalogueEntry> {
-        let resources = visible(&self.state, device, now).into_iter().filter_map(|id| self.state.resources.get(&id));
-        let entry = |resource: &postern_model::record::Resource| CatalogueEntry {
-            id: resource.id,
-            name: resource.name.clone(),
-            aliases: resource.aliases.clone(),
-            addr: resource.addr,
-            filter: resource.filter.clone(),
-        };
-        resources.map(|resource| (resource.id, entry(resource))).collect()
-    }
-
-    /// Sends what changed of a device's catalogue since it was last told.
-    pub(crate) fn tell_catalogue(&mut self, device: DeviceId, now: Timestamp) {
-        let new = self.catalogue_of(device, now);
-        let Some(session) = self.sessions.get_mut(&device) else { return };
-        let old = std::mem::replace(&mut session.catalogue, new.clone());
-        let removed: Vec<_> = old.keys().filter(|id| !new.contains_key(id)).copied().collect();
-        let put: Vec<_> =
-            new.into_iter().filter(|(id, entry)| old.get(id) != Some(entry)).map(|(_, entry)| entry).collect();
-        if !put.is_empty() || !removed.is_empty() {
-            self.send(device, CoordinatorMessage::Catalogue { revision: self.state.revision, put, removed });
-        }
-    }
-
-    /// The devices whose catalogue a change touches. Looked up before and after the change, since it may be what links
-    /// them.
-    pub(crate) fn viewers_of(&self, change: &Change) -> Vec<DeviceId> {
-        let of_user = |user| self.state.devices_of(Owner::User(user)).map(|device| device.id).collect::<Vec<_>>();
-        let of_principal = |principal| match principal {
-            Principal::User(user) => of_user(user),
-            Principal::Group(group) => self.state.members_of(group).flat_map(of_user).collect(),
-            Principal::Device(device) => vec![device],
-        };
-        match change {
-            Change::PutUser(user) => of_user(user.id),
-            Change::RemoveUser(user) | Change::AddMember(_, user) | Change::RemoveMember(_, user) => of_user(*user),
-            Change::PutPolicy(policy) => of_principal(policy.principal),
-            Change::RemovePolicy(id) => {
-                self.state.policies.get(id).map(|policy| of_principal(policy.principal)).unwrap_or_default()
-            }
-            Change::PutResource(postern_model::record::Resource { id, .. }) | Change::RemoveResource(id) => {
-                self.state.policy_set().policies_about(*id).flat_map(|(_, principal)| of_principal(principal)).collect()
-            }
-            Change::PutDevice(device) => vec![device.id],
-            _ => Vec::new(),
         }
     }
 

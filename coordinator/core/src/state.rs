@@ -8,8 +8,8 @@ use std::{
 };
 
 use postern_model::{
-    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, ResourceId, ResourceName, Revision, SiteId,
-    SiteName, Timestamp, TokenId, UserId, UserName,
+    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, PublicKey, ResourceId, ResourceName, Revision,
+    Sha256, SiteId, SiteName, Timestamp, TokenId, UserId, UserName,
     change::Change,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Resource, Site, Token, User, World},
@@ -37,6 +37,8 @@ pub struct State {
     site_names: HashMap<SiteName, SiteId>,
     resource_names: HashMap<ResourceName, ResourceId>,
     device_names: HashMap<String, DeviceId>,
+    device_keys: HashMap<Sha256, DeviceId>,
+    wireguard_keys: HashMap<PublicKey, DeviceId>,
     aliases: HashMap<Fqdn, ResourceId>,
     groups_of: Index<UserId, GroupId>,
     members_of: Index<GroupId, UserId>,
@@ -45,6 +47,7 @@ pub struct State {
     grants_of_resource: Index<ResourceId, GrantId>,
     grants_of_gateway: Index<DeviceId, GrantId>,
     grants_of_policy: Index<PolicyId, GrantId>,
+    grant_of: HashMap<(DeviceId, ResourceId), GrantId>,
     expiries: BTreeSet<(Timestamp, GrantId)>,
 }
 
@@ -69,6 +72,8 @@ impl State {
             site_names: HashMap::new(),
             resource_names: HashMap::new(),
             device_names: HashMap::new(),
+            device_keys: HashMap::new(),
+            wireguard_keys: HashMap::new(),
             aliases: HashMap::new(),
             groups_of: Index::default(),
             members_of: Index::default(),
@@ -77,6 +82,7 @@ impl State {
             grants_of_resource: Index::default(),
             grants_of_gateway: Index::default(),
             grants_of_policy: Index::default(),
+            grant_of: HashMap::new(),
             expiries: BTreeSet::new(),
         };
         let changes = std::iter::empty()
@@ -177,12 +183,16 @@ impl State {
             Change::PutDevice(device) => {
                 self.devices_of.insert(device.owner, device.id);
                 self.device_names.insert(device.name.clone(), device.id);
+                self.device_keys.insert(device.key, device.id);
+                self.wireguard_keys.insert(device.wireguard, device.id);
                 self.devices.insert(device.id, device);
             }
             Change::RemoveDevice(id) => {
                 if let Some(device) = self.devices.remove(&id) {
                     self.devices_of.remove(&device.owner, &id);
                     self.device_names.remove(&device.name);
+                    self.device_keys.remove(&device.key);
+                    self.wireguard_keys.remove(&device.wireguard);
                 }
             }
             Change::PutToken(token) => {
@@ -203,6 +213,7 @@ impl State {
                 self.grants_of_resource.insert(grant.resource, grant.id);
                 self.grants_of_gateway.insert(grant.gateway, grant.id);
                 self.grants_of_policy.insert(grant.policy, grant.id);
+                self.grant_of.insert((grant.device, grant.resource), grant.id);
                 self.expiries.insert((grant.expires_at, grant.id));
                 self.grants.insert(grant.id, grant);
             }
@@ -225,6 +236,9 @@ impl State {
             self.grants_of_resource.remove(&grant.resource, &id);
             self.grants_of_gateway.remove(&grant.gateway, &id);
             self.grants_of_policy.remove(&grant.policy, &id);
+            if self.grant_of.get(&(grant.device, grant.resource)) == Some(&id) {
+                self.grant_of.remove(&(grant.device, grant.resource));
+            }
             self.expiries.remove(&(grant.expires_at, id));
         }
     }
@@ -254,6 +268,16 @@ impl State {
         self.devices.get(self.device_names.get(name)?)
     }
 
+    /// The device with this device key.
+    pub fn device_with_key(&self, key: &Sha256) -> Option<&Device> {
+        self.devices.get(self.device_keys.get(key)?)
+    }
+
+    /// The device with this WireGuard key.
+    pub fn device_with_wireguard(&self, key: &PublicKey) -> Option<&Device> {
+        self.devices.get(self.wireguard_keys.get(key)?)
+    }
+
     /// The resource with this alias.
     pub fn resource_with_alias(&self, alias: &Fqdn) -> Option<&Resource> {
         self.resources.get(self.aliases.get(alias)?)
@@ -262,6 +286,11 @@ impl State {
     /// A group's members.
     pub fn members_of(&self, group: GroupId) -> impl Iterator<Item = UserId> + '_ {
         self.members_of.get(&group)
+    }
+
+    /// Whether a user is in a group.
+    pub fn is_member(&self, group: GroupId, user: UserId) -> bool {
+        self.members_of.contains(&group, &user)
     }
 
     /// The devices of a person, or the gateways of a site, revoked ones too.
@@ -284,13 +313,23 @@ impl State {
         self.grants_of_gateway.get(&gateway).filter_map(|id| self.grants.get(&id))
     }
 
+    /// How many grants a gateway carries.
+    pub fn load_of_gateway(&self, gateway: DeviceId) -> usize {
+        self.grants_of_gateway.len(&gateway)
+    }
+
+    /// The grant of a device to a resource.
+    pub fn grant_of(&self, device: DeviceId, resource: ResourceId) -> Option<&Grant> {
+        self.grants.get(self.grant_of.get(&(device, resource))?)
+    }
+
     /// The grants that a policy allowed.
     pub fn grants_of_policy(&self, policy: PolicyId) -> impl Iterator<Item = &Grant> + '_ {
         self.grants_of_policy.get(&policy).filter_map(|id| self.grants.get(&id))
     }
 
     /// The grants by the end of their lease, the next one first.
-    pub fn expiries(&self) -> impl Iterator<Item = (Timestamp, &Grant)> + '_ {
+    pub fn expiries(&self) -> impl DoubleEndedIterator<Item = (Timestamp, &Grant)> + '_ {
         self.expiries.iter().filter_map(|(at, id)| Some((*at, self.grants.get(id)?)))
     }
 
@@ -308,23 +347,42 @@ impl State {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often facts were looked at in this thread: how much work something is.
+    pub(crate) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts, in tests.
+#[inline]
+pub(crate) fn look() {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
+}
+
 impl Facts for State {
     fn device(&self, id: DeviceId) -> Option<&Device> {
+        look();
         self.devices.get(&id)
     }
     fn user(&self, id: UserId) -> Option<&User> {
+        look();
         self.users.get(&id)
     }
     fn groups_of(&self, user: UserId) -> BTreeSet<GroupId> {
+        look();
         self.groups_of.get(&user).collect()
     }
     fn resource(&self, id: ResourceId) -> Option<&Resource> {
+        look();
         self.resources.get(&id)
     }
     fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
+        look();
         self.policy_set.policy(principal, resource)
     }
     fn resources_of(&self, principal: Principal) -> Vec<ResourceId> {
+        look();
         self.policy_set.resources_of(principal).map(|(resource, _)| resource).collect()
     }
 }
@@ -351,6 +409,14 @@ impl<K: Eq + Hash, V: Ord + Copy> Index<K, V> {
                 self.0.remove(key);
             }
         }
+    }
+
+    fn contains(&self, key: &K, value: &V) -> bool {
+        self.0.get(key).is_some_and(|values| values.contains(value))
+    }
+
+    fn len(&self, key: &K) -> usize {
+        self.0.get(key).map_or(0, BTreeSet::len)
     }
 
     fn get<'a>(&'a self, key: &K) -> impl Iterator<Item = V> + use<'a, K, V> {

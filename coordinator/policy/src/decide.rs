@@ -48,16 +48,23 @@ pub fn principals(facts: &impl Facts, device: DeviceId) -> Result<Principals, De
 ///
 /// The answer depends on nothing but the arguments. Whoever acts on it records it.
 pub fn decide(facts: &impl Facts, device: DeviceId, resource: ResourceId, _now: Timestamp) -> Decision {
-    match check(facts, device, resource) {
+    match principals(facts, device).and_then(|principals| allowed(facts, &principals, resource)) {
         Ok((resource, policy)) => Decision::Allowed { filter: resource.filter.clone(), policy },
         Err(reason) => Decision::Denied { reason },
     }
 }
 
-fn check(facts: &impl Facts, device: DeviceId, resource: ResourceId) -> Result<(&Resource, PolicyId), DenyReason> {
-    let principals = principals(facts, device)?;
+/// What [`decide`] says of a device that is these principals; for whoever looks at many resources at once.
+///
+/// # Errors
+/// With the reason, when it is denied.
+pub fn allowed<'a>(
+    facts: &'a impl Facts,
+    principals: &[Principal],
+    resource: ResourceId,
+) -> Result<(&'a Resource, PolicyId), DenyReason> {
     let resource = facts.resource(resource).ok_or(DenyReason::UnknownResource)?;
-    let policy = principals.into_iter().find_map(|principal| facts.policy(principal, resource.id));
+    let policy = principals.iter().find_map(|principal| facts.policy(*principal, resource.id));
     let policy = policy.ok_or(DenyReason::NoPolicy)?;
     if resource.filter.is_empty() {
         return Err(DenyReason::EmptyFilter);
@@ -66,8 +73,8 @@ fn check(facts: &impl Facts, device: DeviceId, resource: ResourceId) -> Result<(
 }
 
 /// The resources that a device may know of: exactly those that [`decide`] would allow it.
-pub fn visible(facts: &impl Facts, device: DeviceId, now: Timestamp) -> BTreeSet<ResourceId> {
+pub fn visible(facts: &impl Facts, device: DeviceId, _now: Timestamp) -> BTreeSet<ResourceId> {
     let Ok(principals) = principals(facts, device) else { return BTreeSet::new() };
-    let reachable = principals.into_iter().flat_map(|principal| facts.resources_of(principal));
-    reachable.filter(|resource| matches!(decide(facts, device, *resource, now), Decision::Allowed { .. })).collect()
+    let reachable: BTreeSet<_> = principals.iter().flat_map(|principal| facts.resources_of(*principal)).collect();
+    reachable.into_iter().filter(|resource| allowed(facts, &principals, *resource).is_ok()).collect()
 }

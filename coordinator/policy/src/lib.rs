@@ -7,12 +7,13 @@
 //! - [`PolicySet`]: the compiled policies
 //! - [`Facts`]: what is known of users, groups, devices and resources; the coordinator's state, or that state as it would be
 //!   after a change
-//! - [`decide`], [`visible`]: one resource, or all that a device may know of
+//! - [`decide`], [`visible`]: one resource, or all that a device may know of; [`principals`], [`allowed`]: the two halves of
+//!   a decision, for many at once
 
 mod decide;
 mod policy_set;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Facts, Principals, decide, principals, visible};
+pub use decide::{Facts, Principals, allowed, decide, principals, visible};
 pub use policy_set::PolicySet;

@@ -60,6 +60,11 @@ impl PolicySet {
         self.by_principal.get(&principal).into_iter().flatten().map(|(resource, policy)| (*resource, *policy))
     }
 
+    /// Whether any policy speaks of this principal.
+    pub fn allows(&self, principal: Principal) -> bool {
+        self.by_principal.contains_key(&principal)
+    }
+
     /// The policies of this principal.
     pub fn policies_of(&self, principal: Principal) -> Vec<PolicyId> {
         self.resources_of(principal).map(|(_, policy)| policy).collect()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_model::{
     Decision, DenyReason, DeviceId, Filter, GroupId, NetworkRanges, PolicyId, Posture, PublicKey, ResourceId, Sha256,
-    SiteId, Timestamp, UserId,
+    SiteId, Timestamp, TokenId, UserId,
     addr::FIRST_INDEX,
     record::{Device, Owner, Policy, Principal, Resource, User},
 };
@@ -82,6 +82,7 @@ impl World {
             revoked,
             posture: Posture::default(),
             enrolled_at: NOW,
+            token: TokenId::from_bytes([n; 16]),
         };
         self.devices.insert(device(n), record);
     }

@@ -2,7 +2,8 @@
 //!
 //! A device certificate says which device and which key, for a day. What it is worth is decided at each connection by the
 //! device's record: [`DeviceVerifier`] therefore lets a certificate in that has merely expired, so that a laptop which
-//! slept for a week gets a fresh one without enrolling anew; it is told to renew at once.
+//! slept for a week gets a fresh one without enrolling anew, or that begins later, because our clock was set back; it is
+//! told to renew at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -148,12 +149,13 @@ impl DeviceIdentity {
         Ok(Self {
             device: name.as_str()?.parse()?,
             key: digest(parsed.public_key().raw),
-            renew_in: now.until(issued.plus(RENEW_AFTER)),
+            // One from the future is due as well: our clock was set back.
+            renew_in: if issued > now { Duration::ZERO } else { now.until(issued.plus(RENEW_AFTER)) },
         })
     }
 }
 
-/// Checks that our CA signed a certificate, whether or not it has expired since.
+/// Checks that our CA signed a certificate, whatever the clock says of its dates.
 #[derive(Debug)]
 pub(crate) struct DeviceVerifier {
     inner: Arc<dyn ClientCertVerifier>,
@@ -178,16 +180,19 @@ impl ClientCertVerifier for DeviceVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.inner.verify_client_cert(end_entity, intermediates, now) {
-            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
-                let malformed = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-                let (_, parsed) = X509Certificate::from_der(end_entity).map_err(malformed)?;
-                let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
-                let last_valid = UnixTime::since_unix_epoch(Duration::from_secs(end));
-                self.inner.verify_client_cert(end_entity, intermediates, last_valid)
-            }
-            verdict => verdict,
-        }
+        use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let verdict = self.inner.verify_client_cert(end_entity, intermediates, now);
+        let Err(Error::InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })) =
+            verdict
+        else {
+            return verdict;
+        };
+        let malformed = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
+        let (_, parsed) = X509Certificate::from_der(end_entity).map_err(malformed)?;
+        // All but the dates, by a time at which it was valid.
+        let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let last_valid = UnixTime::since_unix_epoch(Duration::from_secs(end));
+        self.inner.verify_client_cert(end_entity, intermediates, last_valid)
     }
 
     fn verify_tls12_signature(
@@ -327,6 +332,11 @@ mod tests {
         assert!(!parsed.is_ca());
         verify(&ca, &issued, 1_000_000_010).unwrap();
         verify(&ca, &issued, 1_900_000_000).expect("one that has merely expired may renew itself");
+        verify(&ca, &issued, 900_000_000).expect("so may one from before our clock was set back");
+        for now in [900_000_000, 1_900_000_000] {
+            let identity = DeviceIdentity::read(&CertificateDer::from(issued.clone()), at(now)).unwrap();
+            assert_eq!(identity.renew_in, Duration::ZERO, "at {now}");
+        }
     }
 
     #[test]
@@ -335,7 +345,7 @@ mod tests {
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let checked = CheckedRequest::parse(&request(&key)).unwrap();
         let foreign = theirs.issue(DeviceId::from_bytes([7; 16]), &checked, at(1_000_000_000)).unwrap();
-        for seconds in [1_000_000_010, 1_900_000_000] {
+        for seconds in [900_000_000, 1_000_000_010, 1_900_000_000] {
             assert!(verify(&ours, &foreign, seconds).is_err(), "at {seconds}");
         }
         let ecdsa = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();

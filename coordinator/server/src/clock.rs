@@ -1,12 +1,22 @@
 //! The only place in the coordinator that reads a clock; everything else takes the time as an argument.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use postern_model::Timestamp;
+use postern_model::{Moment, Timestamp};
 
 /// The wall clock, now.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A clock that nobody sets, now: for how long something takes or has to wait. Starts when first asked, and not at zero.
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
+pub(crate) fn moment() -> Moment {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Moment::from_boot(Duration::from_secs(1) + START.elapsed())
 }

@@ -6,6 +6,7 @@ use postern_core::{Command, Core, EnrolProof, Enrolment, Env, Proposal, Refusal,
 use postern_model::{
     DenyReason, DeviceId, Posture, Sha256, Timestamp,
     audit::{Actor, AuditEntry},
+    change::{Batch, Change},
     token::HostPort,
 };
 use postern_store::{AuditQuery, AuditReport, Reader, Store, StoreError};
@@ -13,7 +14,7 @@ use postern_wire::{AccessReply, AccessRequest, EnrolRefusal, Hello, NodeMessage}
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, outbox::Outboxes};
+use crate::{clock, nodes::Registry, outbox::Outboxes};
 
 /// Through which door a request to the admin API came; an axum `Extension` on every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +49,30 @@ pub(crate) enum Fault {
     Stopped,
 }
 
+/// Why what a device says on a connection does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Stale {
+    #[error("the device is revoked or removed")]
+    ShutOut,
+    #[error("the device's session is another connection's")]
+    Superseded,
+}
+
+/// A device on one of its connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) device: DeviceId,
+    /// SHA-256 of the key that it has shown to hold.
+    pub(crate) key: Sha256,
+    pub(crate) connection: u64,
+}
+
 /// The running coordinator; clones are the same one.
 #[derive(Clone)]
 pub struct Coordinator {
     brain: Arc<Mutex<Brain>>,
     pub(crate) outboxes: Arc<Outboxes>,
+    pub(crate) registry: Arc<Registry>,
     reader: Arc<std::sync::Mutex<Reader>>,
     timer: Arc<Notify>,
     stopping: CancellationToken,
@@ -79,6 +99,7 @@ impl Coordinator {
         Ok(Self {
             brain: Arc::new(Mutex::new(Brain { core, store })),
             outboxes: Arc::default(),
+            registry: Arc::default(),
             reader,
             timer: Arc::default(),
             stopping,
@@ -146,11 +167,12 @@ impl Coordinator {
         from: std::net::SocketAddr,
         renew_in: Duration,
     ) -> Result<(), Fault> {
-        let hello = Arc::new(hello);
+        let (hello, registry) = (Arc::new(hello), Arc::clone(&self.registry));
         let proposed = Arc::clone(&hello);
         let propose = move |core: &Core, env: &mut Env<'_>| Ok(core.propose_connect(device, &proposed, from, env));
         let connected = move |core: &mut Core, now: Timestamp| {
             core.handle_connected(device, connection, &hello, from, renew_in, now);
+            registry.begin_session(device, connection);
         };
         infallible(self.transact(propose, connected).await)
     }
@@ -158,6 +180,7 @@ impl Coordinator {
     /// The connection with this number is gone.
     pub(crate) async fn disconnect(&self, device: DeviceId, connection: u64) {
         self.outboxes.close(connection);
+        self.registry.remove(device, connection);
         self.handle(|core, _| core.handle_disconnected(device, connection)).await;
     }
 
@@ -166,40 +189,53 @@ impl Coordinator {
         self.handle(|core, now| core.handle_message(device, connection, message, now)).await;
     }
 
+    /// Whether what this caller says counts: it is in good standing, and the session is its connection's.
+    pub(crate) async fn check(&self, caller: Caller) -> Result<(), Stale> {
+        self.read(|core| check(core, &self.registry, caller)).await
+    }
+
     /// What a device now says of itself.
-    pub(crate) async fn posture(&self, device: DeviceId, posture: Posture) -> Result<(), Fault> {
-        infallible(self.transact(move |core, env| Ok(core.propose_posture(device, &posture, env)), |_, _| {}).await)
+    pub(crate) async fn posture(&self, caller: Caller, posture: Posture) -> Result<Result<(), Stale>, Fault> {
+        let registry = Arc::clone(&self.registry);
+        let propose = move |core: &Core, env: &mut Env<'_>| {
+            check(core, &registry, caller)?;
+            Ok(core.propose_posture(caller.device, &posture, env))
+        };
+        self.transact(propose, |_, _| {}).await
     }
 
     /// An access request, to its end.
-    pub(crate) async fn access(&self, device: DeviceId, request: AccessRequest) -> AccessReply {
-        let outboxes = Arc::clone(&self.outboxes);
+    pub(crate) async fn access(&self, caller: Caller, request: AccessRequest) -> Result<AccessReply, Stale> {
+        let (outboxes, registry) = (Arc::clone(&self.outboxes), Arc::clone(&self.registry));
         // Whoever waits for the answer is entered before anything can answer it.
         let (tell, told) = tokio::sync::oneshot::channel();
         let propose = move |core: &Core, env: &mut Env<'_>| {
-            let proposal = core.propose_access(device, &request, env);
+            check(core, &registry, caller)?;
+            let proposal = core.propose_access(caller.device, &request, env);
             let _ = tell.send((proposal.outcome, outboxes.expect_answer(proposal.outcome)));
             Ok(proposal)
         };
         let fault = AccessReply::Denied { reason: DenyReason::CoordinatorFault };
-        let done = infallible(self.transact(propose, |_, _| {}).await);
-        let Ok((ticket, answer)) = told.await else { return fault };
+        let done = self.transact(propose, |_, _| {}).await;
+        if let Ok(Err(stale)) = done {
+            return Err(stale);
+        }
+        let Ok((ticket, answer)) = told.await else { return Ok(fault) };
         // A guard, since whoever asked may leave in the middle.
         let _forget = Forget(&self.outboxes, ticket);
-        match done {
+        Ok(match done {
             Ok(_) => answer.await.unwrap_or(fault),
             Err(error) => {
                 tracing::error!(%error, "an access decision could not be recorded, so access was denied");
                 fault
             }
-        }
+        })
     }
 
     /// Ends leases when they end, until the coordinator stops.
     pub(crate) async fn run_timers(self) {
         loop {
-            let (now, next) = self.read(|core| (clock::now(), core.poll_timeout())).await;
-            let wait = next.map(|next| now.until(next));
+            let wait = self.read(|core| core.poll_timeout(clock::now(), clock::moment())).await;
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 () = self.timer.notified() => continue,
@@ -227,21 +263,25 @@ impl Coordinator {
         E: Send + 'static,
     {
         let mut brain = Arc::clone(&self.brain).lock_owned().await;
-        let (outboxes, timer) = (Arc::clone(&self.outboxes), Arc::clone(&self.timer));
+        let (outboxes, registry) = (Arc::clone(&self.outboxes), Arc::clone(&self.registry));
+        let timer = Arc::clone(&self.timer);
         let work = move || -> Result<Result<T, E>, Fault> {
             let Brain { core, store } = &mut *brain;
-            let now = clock::now();
+            let (now, moment) = (clock::now(), clock::moment());
             let mut random = |bytes: &mut [u8]| getrandom::fill(bytes).expect("the system gives random bytes");
-            let proposal = match propose(core, &mut Env { now, random: &mut random }) {
+            let proposal = match propose(core, &mut Env { now, moment, random: &mut random }) {
                 Ok(proposal) => proposal,
                 Err(refusal) => return Ok(Err(refusal)),
             };
+            let _whole = Whole;
             if !proposal.batch.audit.is_empty() {
                 store.commit(&proposal.batch)?;
             }
-            let outcome = core.apply(proposal, now);
+            let shut_out = shut_out_by(&proposal.batch);
+            let outcome = core.apply(proposal, now, moment);
             then(core, now);
             outboxes.dispatch(core);
+            shut_out.into_iter().for_each(|device| registry.shut_out(device));
             timer.notify_one();
             Ok(Ok(outcome))
         };
@@ -250,6 +290,7 @@ impl Coordinator {
 
     async fn handle(&self, f: impl FnOnce(&mut Core, Timestamp)) {
         let mut brain = self.brain.lock().await;
+        let _whole = Whole;
         f(&mut brain.core, clock::now());
         self.outboxes.dispatch(&mut brain.core);
         self.timer.notify_one();
@@ -271,6 +312,36 @@ impl std::fmt::Debug for Coordinator {
     }
 }
 
+fn check(core: &Core, registry: &Registry, caller: Caller) -> Result<(), Stale> {
+    if !core.authorize_device(caller.device, &caller.key) {
+        return Err(Stale::ShutOut);
+    }
+    if registry.has_session(caller.device, caller.connection) { Ok(()) } else { Err(Stale::Superseded) }
+}
+
+/// The devices that may not be connected any more.
+fn shut_out_by(batch: &Batch) -> Vec<DeviceId> {
+    let shut_out = |change: &Change| match change {
+        Change::RemoveDevice(id) => Some(*id),
+        Change::PutDevice(device) if device.revoked => Some(device.id),
+        _ => None,
+    };
+    batch.changes.iter().filter_map(shut_out).collect()
+}
+
+/// While something is done to memory that has to be done whole. If it panics in the middle, memory is not what the
+/// database says, and all that follows would be decided by it: the program ends, and starts anew from the database.
+struct Whole;
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a change was left half done; the coordinator ends, to start anew from its database");
+            std::process::abort();
+        }
+    }
+}
+
 struct Forget<'a>(&'a Outboxes, postern_core::AccessTicket);
 
 impl Drop for Forget<'_> {
@@ -288,5 +359,28 @@ async fn sleep(wait: Option<Duration>) {
         // Wall-clock time may be set back; no lease is then looked at later than this.
         Some(wait) => tokio::time::sleep(wait.min(Duration::from_secs(60))).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt as _, process::Command};
+
+    use super::*;
+
+    /// Set for the process that is to end.
+    const PANIC: &str = "POSTERN_TEST_PANIC";
+
+    #[test]
+    fn a_panic_in_the_middle_of_a_change_ends_the_program() {
+        if std::env::var_os(PANIC).is_some() {
+            let _whole = Whole;
+            panic!("in the middle");
+        }
+        let name = "coordinator::tests::a_panic_in_the_middle_of_a_change_ends_the_program";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let ended = again.args(["--exact", name]).env(PANIC, "1").output().unwrap();
+        // SIGABRT; a mere failure of the test would be an exit code.
+        assert_eq!(ended.status.signal(), Some(6), "{ended:?}");
     }
 }

@@ -9,6 +9,8 @@ use postern_core::{AccessTicket, Core, Effect};
 use postern_wire::{AccessReply, CoordinatorMessage, close};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::nodes::close_soon;
+
 /// More messages than this do not wait for one node; it is told to come back, and gets a snapshot then.
 const CAPACITY: usize = 1024;
 
@@ -77,10 +79,17 @@ impl Outboxes {
     fn put(&self, number: u64, outgoing: Outgoing) {
         let mut open = lock(&self.open);
         let Some(outbox) = open.get(&number) else { return };
+        let code = match outgoing {
+            Outgoing::Message(_) => None,
+            Outgoing::Close(code) => Some(code),
+        };
         if outbox.sender.try_send(outgoing).is_err() {
             // Too slow, or ending: what is lost here is in the next welcome.
-            outbox.connection.close(close::RETRY.into(), b"too slow");
+            outbox.connection.close(code.unwrap_or(close::RETRY).into(), b"too slow");
             open.remove(&number);
+        } else if let Some(code) = code {
+            // Whoever is shut out does not stay by not reading.
+            close_soon(&outbox.connection, code);
         }
     }
 }

@@ -109,6 +109,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let core = Core::new(store.load()?, core_config);
     let endpoint = nodes::bind(listen, &identity, &ca, &reset_secret)?;
     let listener = listeners::tcp(listen).await?;
+    let socket = listeners::unix(&dir.admin_socket())?;
     let api_tls = identity.api_tls()?;
     let coordinator = Coordinator::new(core, store, identity.pin(), public_address.clone(), stopping.clone())?;
     tracing::info!(%listen, %public_address, state_dir = %config.state_dir.display(), "the coordinator is running");
@@ -129,7 +130,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let stop = stopping.clone();
     tasks.spawn(async move {
         // The directory is this coordinator's for as long as its socket is.
-        listeners::serve_socket(&dir.admin_socket(), router, stop).await
+        listeners::serve_socket(socket, &dir.admin_socket(), router, stop).await
     });
     Ok(tasks)
 }
@@ -149,6 +150,12 @@ fn public_address(dir: &StateDir, config: &ServeConfig, port: u16) -> Result<Hos
         return Ok(address.clone());
     }
     if let Some(address) = dir.public_address()? {
+        if address.port != port {
+            tracing::warn!(
+                %address, listening_on = port,
+                "join tokens name the port of an earlier --public-address; give that again if it leads here, or the new one"
+            );
+        }
         return Ok(address);
     }
     let ip = match config.listen {

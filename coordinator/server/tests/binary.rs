@@ -136,6 +136,44 @@ fn one_at_a_time_private_and_gone_when_asked() {
 }
 
 #[test]
+fn a_state_directory_with_too_long_a_name_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("d".repeat(100));
+    let listen = format!("127.0.0.1:{}", free_port());
+    let said = run(program().args(["serve", "--listen", &listen, "--state-dir"]).arg(&state));
+    assert!(said.code == 1 && said.stderr.contains("shorter --state-dir"), "{}", said.stderr);
+    assert!(!said.stderr.contains("is running"), "{}", said.stderr);
+}
+
+#[test]
+fn another_port_than_join_tokens_name_is_worth_a_word() {
+    let mut running = Running::start();
+    let warning = "join tokens name the port of an earlier --public-address";
+    assert!(!running.log().contains(warning), "{}", running.log());
+    fs::write(running.state().join("public-address"), "coordinator.example.com:9999\n").unwrap();
+    running.serve.kill().unwrap();
+    running.serve.wait().unwrap();
+    running.restart();
+    assert!(running.log().contains(warning), "{}", running.log());
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_from_the_api() {
+    let running = Running::start();
+    let made = running.json("apikey create backup");
+    let idle: Vec<_> = (0..80).map(|_| TcpStream::connect(("127.0.0.1", running.port)).unwrap()).collect();
+    // Those beyond the source's share are dropped unheard.
+    let mut last = idle.last().unwrap();
+    assert!(matches!(last.read(&mut [0]), Ok(0) | Err(_)));
+    let mut first = &idle[0];
+    first.set_nonblocking(true).unwrap();
+    assert_eq!(first.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "before their time is over");
+    drop(idle);
+    let asked = || run(program().env("POSTERN_API_KEY", text(&made, "api_key")).args(["user", "list"]));
+    assert!((0..500).any(|_| asked().code == 0), "{}", asked().stderr);
+}
+
+#[test]
 fn from_afar_with_an_api_key() {
     let running = Running::start();
     running.done("user add alice");

@@ -114,6 +114,7 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Device> {
             version: row.get("version")?,
         },
         enrolled_at: row.time("enrolled_at")?,
+        token: row.text("token_id")?,
     })
 }
 

@@ -7,7 +7,9 @@ use std::{
 };
 
 use postern_core::{AccessTicket, Command, Core, CoreConfig, Effect, Env, Proposal, Refusal, State};
-use postern_model::{Candidate, Posture, ResourceId, SecretBytes, Timestamp, audit::Actor, candidate::CandidateKind};
+use postern_model::{
+    Candidate, Moment, Posture, ResourceId, SecretBytes, Timestamp, audit::Actor, candidate::CandidateKind,
+};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Hello, NodeMessage};
 
 use crate::{
@@ -70,12 +72,12 @@ impl Coordinator {
     fn propose<P>(&mut self, propose: impl FnOnce(&Core, &mut Env<'_>) -> P, now: Duration) -> P {
         let random = &mut self.random;
         let mut fill = |bytes: &mut [u8]| random.fill(bytes);
-        propose(&self.core, &mut Env { now: timestamp(now), random: &mut fill })
+        propose(&self.core, &mut Env { now: timestamp(now), moment: Moment::from_boot(now), random: &mut fill })
     }
 
     fn transact<T>(&mut self, propose: impl FnOnce(&Core, &mut Env<'_>) -> Proposal<T>, now: Duration) -> T {
         let proposal = self.propose(propose, now);
-        self.core.apply(proposal, timestamp(now))
+        self.core.apply(proposal, timestamp(now), Moment::from_boot(now))
     }
 
     fn pump(&mut self) {
@@ -134,7 +136,7 @@ impl Coordinator {
     /// What an admin wants. A refusal, such as of what is done already, changes nothing.
     pub(crate) fn command(&mut self, command: &Command, now: Duration) -> Result<(), Refusal> {
         let proposal = self.propose(|core, env| core.propose_command(&Actor::AdminSocket, command, env), now)?;
-        self.core.apply(proposal, timestamp(now));
+        self.core.apply(proposal, timestamp(now), Moment::from_boot(now));
         self.pump();
         Ok(())
     }
@@ -155,9 +157,9 @@ impl Coordinator {
         self.is_running
     }
 
-    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        let due = self.core.poll_timeout().filter(|_| self.is_running)?;
-        Some(Duration::from_millis(u64::try_from(due.unix_millis() - START).unwrap_or(0)))
+    pub(crate) fn poll_timeout(&self, now: Duration) -> Option<Duration> {
+        let due = self.core.poll_timeout(timestamp(now), Moment::from_boot(now)).filter(|_| self.is_running)?;
+        Some(now + due)
     }
 
     pub(crate) fn timeout(&mut self, now: Duration) {

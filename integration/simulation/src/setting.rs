@@ -8,7 +8,7 @@ use std::{
 
 use postern_model::{
     DeviceId, Filter, NetworkRanges, OverlayAddr, PortSet, Posture, ResourceId, Revision, SecretBytes, Sha256, SiteId,
-    Timestamp, UserId, UserName,
+    Timestamp, TokenId, UserId, UserName,
     addr::FIRST_INDEX,
     record::{Device, Network, Owner, Resource, Site, User, World},
 };
@@ -146,6 +146,7 @@ pub(crate) fn world() -> World {
         revoked: false,
         posture: Posture::default(),
         enrolled_at: long_ago,
+        token: TokenId::from_bytes([byte(at); 16]),
     };
     let resource = |(number, plan): (usize, &Plan)| Resource {
         id: resource_id(number),

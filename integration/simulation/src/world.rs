@@ -146,7 +146,7 @@ impl World {
         loop {
             let event = self.queue.first_key_value().map(|((due, _), _)| *due);
             let timers = self.nodes.iter().flat_map(Node::timers).flatten().min();
-            let coordinator = self.coordinator.poll_timeout();
+            let coordinator = self.coordinator.poll_timeout(self.now);
             let Some(due) = event.into_iter().chain(timers).chain(coordinator).min().filter(|due| *due <= end) else {
                 break;
             };
@@ -170,7 +170,7 @@ impl World {
     }
 
     fn handle_timers(&mut self) {
-        if self.coordinator.poll_timeout().is_some_and(|due| due <= self.now) {
+        if self.coordinator.poll_timeout(self.now).is_some_and(|due| due <= self.now) {
             self.coordinator.timeout(self.now);
             self.send_out();
         }

@@ -96,6 +96,12 @@ impl NetworkRanges {
         self.is_in(addr, DEVICES_V4, 1)
     }
 
+    /// Whether `addr` lies in any of the overlay's ranges, in whatever form it is written.
+    pub fn is_overlay(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        self.is_device(addr) || self.is_resource(addr)
+    }
+
     fn is_in(&self, addr: IpAddr, base: Ipv4Addr, subnet: u16) -> bool {
         match addr {
             IpAddr::V4(v4) => u32::from(v4) >> (32 - RANGE_V4_PREFIX) == u32::from(base) >> (32 - RANGE_V4_PREFIX),
@@ -118,6 +124,11 @@ mod tests {
             assert!(ranges.is_resource(resource.v4.into()) && ranges.is_resource(resource.v6.into()));
             assert!(!ranges.is_resource(device.v4.into()) && !ranges.is_resource(device.v6.into()));
         }
+        assert!(
+            ranges.is_overlay("::ffff:100.64.0.1".parse().unwrap())
+                && ranges.is_overlay("100.127.255.255".parse().unwrap())
+        );
+        assert!(!ranges.is_overlay("10.0.0.5".parse().unwrap()) && !ranges.is_overlay("2001:db8::5".parse().unwrap()));
         assert_eq!(ranges.device(LAST_INDEX + 1), None);
         assert_eq!(ranges.device(0), None);
     }

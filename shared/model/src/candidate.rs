@@ -12,6 +12,9 @@ pub enum CandidateKind {
     Host,
     /// The address that the coordinator saw the node's connection come from, with the node's WireGuard port.
     Observed,
+    /// In a way that this version does not know; it may be tried like any other.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One address where a node's WireGuard socket may be reached.

@@ -24,7 +24,8 @@ pub enum Decision {
     },
 }
 
-/// Why access was denied, or a grant ended. One closed list, also used as metric and audit label.
+/// Why access was denied, or a grant ended. One list, also used as metric and audit label. A reason that only newer
+/// versions know is [`Self::Unknown`]: the access is denied, or the grant ends, all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenyReason {
@@ -52,6 +53,9 @@ pub enum DenyReason {
     TooManyRequests,
     /// The coordinator could not record the decision, so there is none.
     CoordinatorFault,
+    /// One that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl DenyReason {
@@ -75,6 +79,7 @@ impl DenyReason {
             Self::Replaced => "replaced",
             Self::TooManyRequests => "too_many_requests",
             Self::CoordinatorFault => "coordinator_fault",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -95,6 +100,7 @@ impl fmt::Display for DenyReason {
             Self::Replaced => "the resource or its gateway changed",
             Self::TooManyRequests => "too many access requests are open",
             Self::CoordinatorFault => "the coordinator could not record the decision",
+            Self::Unknown => "for a reason that this version does not know; update it to learn which",
         })
     }
 }

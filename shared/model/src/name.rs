@@ -109,6 +109,11 @@ name!(
 );
 
 impl Fqdn {
+    /// Whether it lies below another name, so that it is neither a top-level domain nor a single label.
+    pub fn has_parent(&self) -> bool {
+        self.0.contains('.')
+    }
+
     /// Whether this name is `zone` itself or lies below it.
     pub fn is_within(&self, zone: &Self) -> bool {
         self.0.strip_suffix(zone.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

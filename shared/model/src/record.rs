@@ -133,6 +133,8 @@ pub struct Device {
     pub posture: Posture,
     /// When it enrolled.
     pub enrolled_at: Timestamp,
+    /// With which token, which may be gone since: its holder may ask again when the answer was lost.
+    pub token: TokenId,
 }
 
 /// A join token, without its secret.

@@ -67,4 +67,8 @@ pub enum EnrolRefusal {
     /// Nothing was recorded; trying again may help.
     #[error("the coordinator could not record the enrolment; try again later")]
     CoordinatorFault,
+    /// For a reason that this version does not know.
+    #[error("the coordinator refused for a reason that this version does not know; update it, or ask your admin")]
+    #[serde(other)]
+    Unknown,
 }

@@ -3,7 +3,10 @@
 //! CBOR (RFC 8949) describes itself, so unknown fields are skipped and an unknown kind is told from a broken frame.
 //! Lengths are checked against a limit before anything is allocated.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{self, DeserializeOwned, value::MapDeserializer},
+};
 
 /// The largest frame that a receiver takes, by what has been proven of the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +116,34 @@ fn decode<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
         kind: String,
     }
     ciborium::from_reader(body).map_err(|error| match ciborium::from_reader::<Kind, _>(body) {
-        Ok(Kind { kind }) if error.to_string().contains("unknown variant") => FrameError::UnknownKind(kind),
+        Ok(Kind { kind }) if !is_known::<M>(&kind) => FrameError::UnknownKind(kind),
         _ => FrameError::Malformed(error.to_string()),
     })
+}
+
+/// Whether `M` has messages of this kind. A message of a known kind is never skipped, whatever is wrong inside.
+fn is_known<M: DeserializeOwned>(kind: &str) -> bool {
+    /// What stands in the way of a message that has a kind and nothing else.
+    #[derive(Debug, thiserror::Error)]
+    enum Obstacle {
+        #[error("its kind")]
+        Kind,
+        #[error("anything else")]
+        Other,
+    }
+
+    impl de::Error for Obstacle {
+        fn custom<T: std::fmt::Display>(_: T) -> Self {
+            Self::Other
+        }
+
+        fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
+            Self::Kind
+        }
+    }
+
+    let only_kind = MapDeserializer::<_, Obstacle>::new(std::iter::once(("kind", kind)));
+    !matches!(M::deserialize(only_kind), Err(Obstacle::Kind))
 }
 
 #[cfg(test)]
@@ -127,12 +155,20 @@ mod tests {
     #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
     enum Message {
         Number { n: u32 },
+        Shape { shape: Shape },
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Shape {
+        Round,
     }
 
     #[derive(Serialize)]
     #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
     enum Newer {
         Number { n: u32, more: &'static str },
+        Shape { shape: &'static str },
         Colour,
     }
 
@@ -150,6 +186,15 @@ mod tests {
         assert!(matches!(poll(&unknown), Err(FrameError::UnknownKind(kind)) if kind == "colour"));
     }
 
+    /// Invariant: a message that this version ought to act on is never skipped as if it were new to it.
+    #[test]
+    fn a_known_kind_with_an_unknown_value_inside_is_not_an_unknown_kind() {
+        let known = encode(&Newer::Shape { shape: "round" }, Limit::Node).unwrap();
+        assert_eq!(poll(&known).unwrap(), Some(Message::Shape { shape: Shape::Round }));
+        let newer = encode(&Newer::Shape { shape: "square" }, Limit::Node).unwrap();
+        assert!(matches!(poll(&newer), Err(FrameError::Malformed(_))));
+    }
+
     #[test]
     fn a_length_is_refused_before_its_bytes_come() {
         assert!(matches!(poll(&u32::MAX.to_be_bytes()), Err(FrameError::TooLong { .. })));
@@ -164,7 +209,8 @@ mod tests {
             let mut seen = Vec::new();
             for piece in bytes.chunks(cut) {
                 decoder.handle_bytes(piece);
-                while let Some(Message::Number { n }) = decoder.poll_message().unwrap() {
+                while let Some(message) = decoder.poll_message().unwrap() {
+                    let Message::Number { n } = message else { panic!("not what was sent") };
                     seen.push(n);
                 }
             }

@@ -25,7 +25,7 @@ pub use access::{AccessReply, AccessRequest, Granted};
 pub use enrol::{Enrol, EnrolRefusal, EnrolReply, Enrolled};
 pub use frame::{Decoder, FrameError, Limit};
 pub use session::{
-    CatalogueEntry, CoordinatorMessage, Eviction, Hello, InstallGrant, NodeMessage, PeerDevice, Welcome,
+    CatalogueEntry, CoordinatorMessage, Eviction, Hello, InstallGrant, NodeMessage, PeerDevice, Welcome, WelcomeError,
 };
 
 /// The QUIC application protocol; the number is the major version of this crate's messages.

@@ -1,6 +1,9 @@
 //! The session: what goes up and down between an enrolled node and the coordinator while both are there.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use postern_model::{
     Candidate, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
@@ -50,6 +53,42 @@ pub struct Welcome {
     pub installed: Vec<InstallGrant>,
     /// How long until the device certificate should be renewed.
     pub renew_certificate_in: Duration,
+}
+
+/// Why a node does not do as a [`Welcome`] says: it would lead away more of the machine's traffic or names than an overlay has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WelcomeError {
+    /// Not a ULA, as RFC 4193 has them.
+    #[error("its IPv6 range {0}/48 is not within fd00::/8")]
+    Range(Ipv6Addr),
+    /// Not an address that devices have.
+    #[error("its address {} or {} for this device is not within the devices' ranges", .0.v4, .0.v6)]
+    Address(OverlayAddr),
+    /// All of a top-level domain.
+    #[error("its zone '{0}' is a top-level domain")]
+    Zone(Fqdn),
+}
+
+impl Welcome {
+    /// Holds that addresses and zone are an overlay's and nobody else's. The node asks before it sets the machine up.
+    ///
+    /// # Errors
+    /// With what is not.
+    pub fn check(&self) -> Result<(), WelcomeError> {
+        let [first, ..] = self.ranges.ula.octets();
+        let has_host_bits = self.ranges.ula.segments()[3..].iter().any(|segment| *segment != 0);
+        if first != 0xfd || has_host_bits {
+            return Err(WelcomeError::Range(self.ranges.ula));
+        }
+        let is_device = |addr: IpAddr| self.ranges.is_device(addr);
+        if !is_device(self.addr.v4.into()) || !is_device(self.addr.v6.into()) {
+            return Err(WelcomeError::Address(self.addr));
+        }
+        if !self.zone.has_parent() {
+            return Err(WelcomeError::Zone(self.zone.clone()));
+        }
+        Ok(())
+    }
 }
 
 /// A resource as a client sees it. Nothing says where it is or who guards it.
@@ -197,4 +236,113 @@ pub enum Eviction {
         "another node connected with this device's identity; if its state directory was copied, run 'postern logout' on one of them and enrol it anew"
     )]
     Superseded,
+    /// For a reason that this version does not know.
+    #[error("the coordinator shut this device out for a reason that this version does not know; ask your admin")]
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AccessReply, Decoder, EnrolRefusal, EnrolReply, Limit, frame};
+    use postern_model::candidate::CandidateKind;
+
+    /// What a coordinator sends that has words for more things than this version: `kind` and `body` as it writes them.
+    fn from_newer<M: serde::de::DeserializeOwned>(kind: &str, body: impl Serialize) -> M {
+        #[derive(Serialize)]
+        struct Newer<'a, B> {
+            kind: &'a str,
+            body: B,
+        }
+        let mut decoder = Decoder::new(Limit::Coordinator);
+        decoder.handle_bytes(&frame::encode(&Newer { kind, body }, Limit::Coordinator).unwrap());
+        decoder.poll_message().unwrap().expect("a whole message")
+    }
+
+    fn welcome() -> Welcome {
+        let ranges = NetworkRanges::from_random([1, 2, 3, 4, 5]);
+        Welcome {
+            revision: Revision(1),
+            device: DeviceId::from_bytes([1; 16]),
+            name: "laptop".into(),
+            user: None,
+            site: None,
+            addr: ranges.device(300).unwrap(),
+            ranges,
+            zone: "postern.internal".parse().unwrap(),
+            catalogue: vec![],
+            granted: vec![],
+            installed: vec![],
+            renew_certificate_in: Duration::from_secs(1),
+        }
+    }
+
+    /// Invariant: a coordinator can't have a node lead other traffic or names than the overlay's to itself.
+    #[test]
+    fn a_welcome_that_reaches_beyond_the_overlay_is_refused() {
+        let good = welcome();
+        assert_eq!(good.check(), Ok(()));
+        for ula in ["2001:db8::", "fc00::", "fe80::", "::", "fd01:203:405:1::"] {
+            let ranges = NetworkRanges { ula: ula.parse().unwrap() };
+            let refused = Welcome { ranges, addr: ranges.device(300).unwrap(), ..good.clone() };
+            assert!(matches!(refused.check(), Err(WelcomeError::Range(_))), "{ula}");
+        }
+        let resource = good.ranges.resource(300).unwrap();
+        let mixed = [
+            OverlayAddr { v4: [192, 0, 2, 1].into(), ..good.addr },
+            OverlayAddr { v6: "fd99::1".parse().unwrap(), ..good.addr },
+            OverlayAddr { v4: resource.v4, ..good.addr },
+            OverlayAddr { v6: resource.v6, ..good.addr },
+        ];
+        for addr in mixed {
+            assert_eq!(Welcome { addr, ..good.clone() }.check(), Err(WelcomeError::Address(addr)));
+        }
+        for zone in ["com", "internal"] {
+            let refused = Welcome { zone: zone.parse().unwrap(), ..good.clone() };
+            assert!(matches!(refused.check(), Err(WelcomeError::Zone(_))), "{zone}");
+        }
+    }
+
+    #[derive(Serialize)]
+    struct Body {
+        grant: GrantId,
+        reason: &'static str,
+    }
+
+    /// Invariant: a revocation counts, whatever it says its reason is.
+    #[test]
+    fn reasons_that_only_newer_versions_know_are_heard() {
+        let grant = GrantId::from_bytes([1; 16]);
+        let body = || Body { grant, reason: "posture_changed" };
+        let revoked: CoordinatorMessage = from_newer("revoke_grant", body());
+        assert_eq!(revoked, CoordinatorMessage::RevokeGrant { grant, reason: DenyReason::Unknown });
+        let evicted: CoordinatorMessage = from_newer("evicted", body());
+        assert_eq!(evicted, CoordinatorMessage::Evicted { reason: Eviction::Unknown });
+        let denied: AccessReply = from_newer("denied", body());
+        assert_eq!(denied, AccessReply::Denied { reason: DenyReason::Unknown });
+        assert!(!DenyReason::Unknown.is_transient(), "a denial is one until it is understood to be less");
+        let refused: EnrolReply = from_newer("refused", "too_late_in_the_day");
+        assert!(matches!(refused, EnrolReply::Refused(EnrolRefusal::Unknown)));
+    }
+
+    #[test]
+    fn a_candidate_learned_in_a_newer_way_does_not_spoil_the_others() {
+        #[derive(Serialize)]
+        struct Newer {
+            addr: std::net::SocketAddr,
+            kind: &'static str,
+        }
+        #[derive(Serialize)]
+        struct Candidates([Newer; 2]);
+        #[derive(Serialize)]
+        struct Told {
+            candidates: Candidates,
+        }
+        let addr = ([192, 0, 2, 1], 51820).into();
+        let candidates = Candidates(["host", "relayed"].map(|kind| Newer { addr, kind }));
+        let told: NodeMessage = from_newer("candidates", Told { candidates });
+        let known = [CandidateKind::Host, CandidateKind::Unknown].map(|kind| Candidate { addr, kind });
+        assert_eq!(told, NodeMessage::Candidates { candidates: known.to_vec() });
+    }
 }

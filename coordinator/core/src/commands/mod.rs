@@ -1,22 +1,19 @@
 //! What admins change: each command as a batch, or a refusal that says what to do.
+//!
+//! - `people`, `resources`, `tokens`: commands by what they are about; the rest is here
 
-use std::time::Duration;
+mod people;
+mod resources;
+mod tokens;
 
 use postern_model::{
-    DeviceId, Fqdn, GroupName, ResourceId, ResourceName, SiteName, Subject, UserName,
+    DeviceId, GroupName, ResourceName, SiteName, Subject, UserName,
     audit::Actor,
     change::{Batch, Change},
-    record::{ApiKeyRecord, Group, Owner, Policy, Principal, Resource, Site, Token, User},
+    record::{ApiKeyRecord, Group, Policy, Principal, Resource, Site, Token, User},
 };
 
-use crate::{Command, Env, Refusal, ResourceEdit, TokenOwner, Touched, draft::Draft, state::State};
-
-/// The longest life of a join token.
-const MAX_TOKEN_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
-/// The most devices that one join token may enrol.
-const MAX_TOKEN_USES: u32 = 1000;
-/// The most aliases of one resource.
-const MAX_ALIASES: usize = 16;
+use crate::{Command, Env, Refusal, Touched, draft::Draft, state::State};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -103,54 +100,6 @@ impl Draft<'_> {
         self.state.resource_named(name).cloned().ok_or_else(|| not_found("resource", name, "resource list"))
     }
 
-    fn add_user(&mut self, name: &UserName, groups: &[GroupName], env: &mut Env<'_>) -> Result<Touched> {
-        if self.state.user_named(name).is_some() {
-            return Err(exists("user", name));
-        }
-        let mut joined = groups.iter().map(|group| self.group(group)).collect::<Result<Vec<_>>>()?;
-        joined.sort_by_key(|group| group.id);
-        joined.dedup_by_key(|group| group.id);
-        let id = env.id(postern_model::UserId::from_bytes);
-        let names: Vec<_> = joined.iter().map(|group| group.name.as_str()).collect();
-        self.note("user.add", format!("user:{name}"), &[("id", &id), ("groups", &names.join(","))]);
-        self.change(Change::PutUser(User { id, name: name.clone(), suspended: false, created_at: self.now }));
-        for group in joined {
-            self.change(Change::AddMember(group.id, id));
-        }
-        Ok(Touched::User(id))
-    }
-
-    fn set_suspended(&mut self, name: &UserName, suspended: bool) -> Result<Touched> {
-        let user = self.user(name)?;
-        if user.suspended == suspended {
-            let (state, other) = if suspended { ("suspended", "resume") } else { ("not suspended", "suspend") };
-            return Err(conflict(format!("user '{name}' is {state} already; to change that, use 'user {other}'")));
-        }
-        let action = if suspended { "user.suspend" } else { "user.resume" };
-        self.note(action, format!("user:{name}"), &[("id", &user.id)]);
-        let id = user.id;
-        self.change(Change::PutUser(User { suspended, ..user }));
-        Ok(Touched::User(id))
-    }
-
-    fn remove_user(&mut self, name: &UserName) -> Result<Touched> {
-        let user = self.user(name)?;
-        self.note("user.remove", format!("user:{name}"), &[("id", &user.id)]);
-        let owner = Owner::User(user.id);
-        let devices: Vec<_> = self.state.devices_of(owner).map(|device| device.id).collect();
-        devices.into_iter().for_each(|device| self.remove_device(device));
-        let tokens = self.state.tokens.values().filter(|token| token.owner == owner).map(|token| token.id);
-        for token in tokens.collect::<Vec<_>>() {
-            self.change(Change::RemoveToken(token));
-        }
-        self.remove_policies_of(Principal::User(user.id));
-        for group in postern_policy::Facts::groups_of(self.state, user.id) {
-            self.change(Change::RemoveMember(group, user.id));
-        }
-        self.change(Change::RemoveUser(user.id));
-        Ok(Touched::User(user.id))
-    }
-
     fn remove_device(&mut self, id: DeviceId) {
         let name = self.device_label(id);
         self.note("device.remove", format!("device:{name}"), &[("id", &id)]);
@@ -194,174 +143,6 @@ impl Draft<'_> {
         }
     }
 
-    fn add_group(&mut self, name: &GroupName, env: &mut Env<'_>) -> Result<Touched> {
-        if self.state.group_named(name).is_some() {
-            return Err(exists("group", name));
-        }
-        let id = env.id(postern_model::GroupId::from_bytes);
-        self.note("group.add", format!("group:{name}"), &[("id", &id)]);
-        self.change(Change::PutGroup(Group { id, name: name.clone(), created_at: self.now }));
-        Ok(Touched::Group(id))
-    }
-
-    fn add_member(&mut self, group: &GroupName, user: &UserName) -> Result<Touched> {
-        let (group, user) = (self.group(group)?, self.user(user)?);
-        if self.state.members_of(group.id).any(|member| member == user.id) {
-            return Err(conflict(format!("user '{}' is in group '{}' already", user.name, group.name)));
-        }
-        self.note("group.member.add", format!("group:{}", group.name), &[("user", &user.name)]);
-        self.change(Change::AddMember(group.id, user.id));
-        Ok(Touched::Group(group.id))
-    }
-
-    fn remove_member(&mut self, group: &GroupName, user: &UserName) -> Result<Touched> {
-        let (group, user) = (self.group(group)?, self.user(user)?);
-        if !self.state.members_of(group.id).any(|member| member == user.id) {
-            return Err(conflict(format!("user '{}' is not in group '{}'; see 'group list'", user.name, group.name)));
-        }
-        self.note("group.member.remove", format!("group:{}", group.name), &[("user", &user.name)]);
-        self.change(Change::RemoveMember(group.id, user.id));
-        Ok(Touched::Group(group.id))
-    }
-
-    fn remove_group(&mut self, name: &GroupName) -> Result<Touched> {
-        let group = self.group(name)?;
-        self.note("group.remove", format!("group:{name}"), &[("id", &group.id)]);
-        self.remove_policies_of(Principal::Group(group.id));
-        for user in self.state.members_of(group.id) {
-            self.change(Change::RemoveMember(group.id, user));
-        }
-        self.change(Change::RemoveGroup(group.id));
-        Ok(Touched::Group(group.id))
-    }
-
-    fn add_site(&mut self, name: &SiteName, env: &mut Env<'_>) -> Result<Touched> {
-        if self.state.site_named(name).is_some() {
-            return Err(exists("site", name));
-        }
-        let id = env.id(postern_model::SiteId::from_bytes);
-        self.note("site.add", format!("site:{name}"), &[("id", &id)]);
-        self.change(Change::PutSite(Site { id, name: name.clone(), created_at: self.now }));
-        Ok(Touched::Site(id))
-    }
-
-    fn add_resource(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
-        let Command::AddResource { name, site, target, filter, aliases } = command else { unreachable!("dispatched") };
-        if self.state.resource_named(name).is_some() {
-            return Err(exists("resource", name));
-        }
-        let site = self.site(site)?;
-        let mut network = self.state.network.clone();
-        let addr = network.ranges.resource(network.next_resource_index);
-        let addr = addr.ok_or_else(|| conflict("the network's resource addresses are used up".into()))?;
-        network.next_resource_index += 1;
-        let id = env.id(ResourceId::from_bytes);
-        let resource = Resource {
-            id,
-            name: name.clone(),
-            aliases: aliases.clone(),
-            site: site.id,
-            target: target.clone(),
-            filter: filter.clone(),
-            addr,
-            created_at: self.now,
-        };
-        self.check_resource(&resource)?;
-        let details: [(&str, &dyn ToString); 4] =
-            [("id", &id), ("site", &site.name), ("target", target), ("filter", filter)];
-        self.note("resource.add", format!("resource:{name}"), &details);
-        self.change(Change::PutNetwork(network));
-        self.change(Change::PutResource(resource));
-        Ok(Touched::Resource(id))
-    }
-
-    /// What must hold of a resource beside its fields' own rules.
-    fn check_resource(&self, resource: &Resource) -> Result<()> {
-        if resource.filter.is_empty() {
-            return Err(invalid(
-                "the resource would let nothing through: give it --tcp PORTS, --udp PORTS or --icmp".into(),
-            ));
-        }
-        if resource.aliases.len() > MAX_ALIASES {
-            return Err(invalid(format!("a resource has at most {MAX_ALIASES} aliases")));
-        }
-        let zone = &self.state.network.zone;
-        if let Some(taken) =
-            self.state.resource_with_alias(&resource.name.in_zone(zone)).filter(|other| other.id != resource.id)
-        {
-            return Err(conflict(format!(
-                "'{}' is an alias of resource '{}' already",
-                resource.name.in_zone(zone),
-                taken.name
-            )));
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for alias in &resource.aliases {
-            self.check_alias(alias, resource)?;
-            if !seen.insert(alias) {
-                return Err(invalid(format!("the alias '{alias}' is given twice")));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_alias(&self, alias: &Fqdn, resource: &Resource) -> Result<()> {
-        let zone = &self.state.network.zone;
-        if alias == zone {
-            return Err(conflict(format!("'{alias}' is the network's zone and can't be an alias")));
-        }
-        if *alias == resource.name.in_zone(zone) {
-            return Err(conflict(format!("'{alias}' is the resource's own name; it needs no alias for that")));
-        }
-        if let Some(other) = self.state.resource_with_alias(alias).filter(|other| other.id != resource.id) {
-            return Err(conflict(format!("'{alias}' is an alias of resource '{}' already", other.name)));
-        }
-        let named = alias.as_str().strip_suffix(zone.as_str()).and_then(|rest| rest.strip_suffix('.'));
-        let named = named.and_then(|label| label.parse().ok()).and_then(|name| self.state.resource_named(&name));
-        match named {
-            Some(other) => Err(conflict(format!("'{alias}' is the name of resource '{}' already", other.name))),
-            None => Ok(()),
-        }
-    }
-
-    fn edit_resource(&mut self, name: &ResourceName, edit: &ResourceEdit) -> Result<Touched> {
-        let before = self.resource(name)?;
-        let mut after = before.clone();
-        after.target = edit.target.clone().unwrap_or(after.target);
-        after.filter.tcp = edit.tcp.clone().unwrap_or(after.filter.tcp);
-        after.filter.udp = edit.udp.clone().unwrap_or(after.filter.udp);
-        after.filter.icmp = edit.icmp.unwrap_or(after.filter.icmp);
-        after.aliases = edit.aliases.clone().unwrap_or(after.aliases);
-        if after == before {
-            return Err(invalid(
-                "nothing would change: give --target, --tcp, --udp, --icmp or --alias a new value".into(),
-            ));
-        }
-        self.check_resource(&after)?;
-        let aliases: Vec<_> = after.aliases.iter().map(Fqdn::as_str).collect();
-        let details: [(&str, &dyn ToString); 4] =
-            [("id", &after.id), ("target", &after.target), ("filter", &after.filter), ("aliases", &aliases.join(","))];
-        self.note("resource.edit", format!("resource:{name}"), &details);
-        let id = after.id;
-        self.change(Change::PutResource(after));
-        Ok(Touched::Resource(id))
-    }
-
-    fn remove_resource(&mut self, name: &ResourceName) -> Result<Touched> {
-        let resource = self.resource(name)?;
-        self.note("resource.remove", format!("resource:{name}"), &[("id", &resource.id)]);
-        let grants: Vec<_> = self.state.grants_of_resource(resource.id).cloned().collect();
-        for grant in grants {
-            self.end_grant(&grant, postern_model::grant::GrantEnd::Revoked(postern_model::DenyReason::UnknownResource));
-        }
-        let policies: Vec<_> = self.state.policy_set().policies_about(resource.id).map(|(id, _)| id).collect();
-        for policy in policies.iter().filter_map(|id| self.state.policies.get(id)) {
-            self.remove_policy(policy);
-        }
-        self.change(Change::RemoveResource(resource.id));
-        Ok(Touched::Resource(resource.id))
-    }
-
     fn allow(&mut self, subject: &Subject, resource: &ResourceName, env: &mut Env<'_>) -> Result<Touched> {
         let resource = self.resource(resource)?;
         let principal = match subject {
@@ -380,45 +161,6 @@ impl Draft<'_> {
         self.note("policy.allow", format!("policy:{id}"), &[("subject", subject), ("resource", &resource.name)]);
         self.change(Change::PutPolicy(Policy { id, principal, resource: resource.id, created_at: self.now }));
         Ok(Touched::Policy(id))
-    }
-
-    fn create_token(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
-        let Command::CreateToken { owner, expires_in, uses, secret_hash } = command else { unreachable!("dispatched") };
-        let id = env.id(postern_model::TokenId::from_bytes);
-        if expires_in.as_millis() == 0 || *expires_in > MAX_TOKEN_LIFE {
-            return Err(invalid(
-                "a join token lives at least a moment and at most a year: give --expires like 1h or 7days".into(),
-            ));
-        }
-        if !(1..=MAX_TOKEN_USES).contains(uses) {
-            return Err(invalid(format!(
-                "a join token enrols at least 1 and at most {MAX_TOKEN_USES} devices: give --uses so"
-            )));
-        }
-        let (record, label) = match owner {
-            TokenOwner::User(name) => {
-                let user = self.user(name)?;
-                if user.suspended {
-                    return Err(conflict(format!("user '{name}' is suspended; resume it before you give it a device")));
-                }
-                (Owner::User(user.id), format!("user:{name}"))
-            }
-            TokenOwner::Site(name) => (Owner::Site(self.site(name)?.id), format!("site:{name}")),
-        };
-        let expires_at = env.now.plus(*expires_in);
-        let details: [(&str, &dyn ToString); 3] =
-            [("owner", &label), ("uses", uses), ("expires_at", &expires_at.unix_millis())];
-        self.note("token.create", format!("token:{id}"), &details);
-        self.change(Change::PutToken(Token {
-            id,
-            secret_hash: *secret_hash,
-            owner: record,
-            uses_left: *uses,
-            expires_at,
-            withdrawn: false,
-            created_at: self.now,
-        }));
-        Ok(Touched::Token(id))
     }
 }
 

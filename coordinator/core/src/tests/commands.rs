@@ -236,3 +236,25 @@ fn no_secret_is_in_the_audit_log() {
     let log = format!("{:?}", shell.audit);
     assert!(!log.contains(&secret_hash.to_string()));
 }
+
+#[test]
+fn a_target_inside_the_overlay_is_refused() {
+    let Office { mut shell, wiki, .. } = office();
+    let addr = shell.core.state().resources[&wiki].addr;
+    let inside = [addr.v4.to_string(), addr.v6.to_string(), "100.64.0.1".into(), "::ffff:100.64.0.1".into()];
+    for target in inside.iter().map(|target| target.parse().unwrap()) {
+        let edit = ResourceEdit { target: Some(target), ..ResourceEdit::default() };
+        invalid(&mut shell, &Command::EditResource { name: self::wiki(), edit: edit.clone() }, "overlay");
+        let Command::AddResource { name, site, filter, aliases, .. } = add_resource("db", "hq", &[]) else { panic!() };
+        let target = edit.target.unwrap();
+        invalid(&mut shell, &Command::AddResource { name, site, target, filter, aliases }, "overlay");
+    }
+}
+
+#[test]
+fn a_resources_aliases_are_in_the_audit_log_from_the_start() {
+    let Office { mut shell, .. } = office();
+    shell.run(&add_resource("db", "hq", &["db.example.com", "sql.example.com"])).unwrap();
+    let details = &shell.audit.last().unwrap().details;
+    assert!(details.contains(&("aliases".into(), "db.example.com,sql.example.com".into())), "{details:?}");
+}

@@ -191,3 +191,68 @@ fn a_site_token_makes_a_gateway() {
     let site = state.site_named(&"hq".parse().unwrap()).unwrap().id;
     assert_eq!(state.devices[&office.gateway].owner, Owner::Site(site));
 }
+
+#[test]
+fn who_lost_the_answer_asks_again_and_gets_the_same_device() {
+    let (mut shell, proof) = token();
+    let first = shell.enrol(&proof).unwrap().unwrap();
+    let before = shell.core.state().clone();
+    shell.forget();
+    // The token is used up, and by now it has also expired.
+    for wait in [Duration::ZERO, Duration::from_secs(3600)] {
+        shell.wait(wait);
+        assert_eq!(shell.enrol(&proof).unwrap().unwrap(), first);
+    }
+    assert_eq!(shell.actions(), ["device.enrol.again", "device.enrol.again"]);
+    let after = shell.core.state();
+    assert_eq!((&after.devices, &after.tokens, &after.network), (&before.devices, &before.tokens, &before.network));
+}
+
+#[test]
+fn only_the_same_keys_with_the_same_token_and_its_secret_are_the_same_request() {
+    let (mut shell, proof) = token();
+    shell.enrol(&proof).unwrap().unwrap();
+    let fresh = shell.proof(proof.token, proof.secret_hash);
+    let wrong_secret = EnrolProof { secret_hash: Sha256([0; 32]), ..copy(&proof) };
+    assert_eq!(refused(&mut shell, &wrong_secret), EnrolRefusal::Invalid);
+    let other_key = EnrolProof { device_key: fresh.device_key, ..copy(&proof) };
+    assert_eq!(refused(&mut shell, &other_key), EnrolRefusal::Used);
+    let other_wireguard = EnrolProof { wireguard: fresh.wireguard, ..copy(&proof) };
+    assert_eq!(refused(&mut shell, &other_wireguard), EnrolRefusal::Used);
+    let (token, secret_hash) = shell.token(alice());
+    let other_token = EnrolProof { token, secret_hash, ..copy(&proof) };
+    assert_eq!(refused(&mut shell, &other_token), EnrolRefusal::KeyInUse);
+}
+
+#[test]
+fn a_revoked_device_or_a_withdrawn_token_is_not_enrolled_again() {
+    let (mut shell, proof) = token();
+    let device = shell.enrol(&proof).unwrap().unwrap().device;
+    let (token, secret_hash) = shell.token(alice());
+    let withdrawn = shell.proof(token, secret_hash);
+    shell.enrol(&withdrawn).unwrap().unwrap();
+    shell.run(&Command::RevokeDevice { id: device }).unwrap();
+    assert_eq!(refused(&mut shell, &proof), EnrolRefusal::Used);
+    shell.run(&Command::WithdrawToken { id: token }).unwrap();
+    assert_eq!(refused(&mut shell, &withdrawn), EnrolRefusal::Withdrawn);
+}
+
+#[test]
+fn a_fleet_with_one_host_name_gets_names_of_its_own() {
+    let mut shell = Shell::new();
+    shell.user("alice");
+    let devices: Vec<_> = (0..100).map(|_| shell.laptop("alice")).collect();
+    for id in devices.iter().step_by(7) {
+        shell.run(&Command::RemoveDevice { id: *id }).unwrap();
+    }
+    for _ in 0..30 {
+        shell.laptop("alice");
+    }
+    let state = shell.core.state();
+    let names: std::collections::BTreeSet<_> = state.devices.values().map(|device| &device.name).collect();
+    assert_eq!(names.len(), state.devices.len());
+}
+
+fn copy(proof: &EnrolProof) -> EnrolProof {
+    EnrolProof { posture: proof.posture.clone(), ..*proof }
+}

@@ -7,7 +7,7 @@ use postern_wire::CoordinatorMessage;
 
 use super::{
     office::{Office, office, office_with_grant},
-    shell::{ACK_TIMEOUT, LEASE},
+    shell::{ACK_TIMEOUT, LEASE, Told},
 };
 
 #[test]
@@ -48,7 +48,7 @@ fn a_lease_that_ended_is_not_renewed_but_granted_anew() {
     let mut office = office();
     let first = office.access();
     // The clock runs, but the end of the lease was not recorded yet.
-    office.shell.now = office.shell.now.plus(LEASE);
+    office.shell.pass(LEASE);
     let second = office.access();
     assert_ne!(first.grant, second.grant);
     assert_eq!(office.shell.core.state().grants.len(), 1);
@@ -138,5 +138,70 @@ fn leases_that_run_out_together_all_end() {
     shell.access(laptop, wiki, gateway);
     shell.wait(LEASE);
     assert!(shell.core.state().grants.is_empty());
-    assert_eq!(shell.core.poll_timeout(), None);
+    assert_eq!(shell.due_in(), None);
+}
+
+/// The wall clock is set back by a day, the other one goes on.
+fn set_back(office: &mut Office) {
+    let millis = office.shell.now.unix_millis() - 24 * 3600 * 1000;
+    office.shell.now = postern_model::Timestamp::from_unix_millis(millis);
+}
+
+#[test]
+fn a_clock_set_back_makes_no_lease_longer_than_it_may_be() {
+    let mut office = office_with_grant();
+    set_back(&mut office);
+    let Office { shell, laptop, gateway, wiki, .. } = &mut office;
+    for device in [*laptop, *gateway] {
+        shell.connect(device);
+    }
+    assert_eq!(shell.nodes[laptop].held[wiki].lease, LEASE);
+    let installed = shell.told.iter().filter_map(|told| match told {
+        Told::Message(_, CoordinatorMessage::Welcome(welcome)) => Some(&welcome.installed),
+        _ => None,
+    });
+    let installed: Vec<_> = installed.flatten().map(|install| install.lease).collect();
+    assert_eq!(installed, [LEASE]);
+    // It ends by the new time, and the nodes hear nothing of that until it does.
+    shell.forget();
+    assert_eq!(shell.due_in(), Some(Duration::ZERO));
+    shell.wait(LEASE - Duration::from_millis(1));
+    assert_eq!(shell.actions(), ["grant.shorten"]);
+    assert!(shell.told.is_empty(), "{:?}", shell.told);
+    assert_eq!(shell.core.state().grants.len(), 1);
+    shell.wait(Duration::from_millis(1));
+    assert!(shell.core.state().grants.is_empty());
+}
+
+#[test]
+fn a_renewal_after_the_clock_was_set_back_reaches_both_ends() {
+    let mut office = office_with_grant();
+    let old = *office.shell.core.state().grants.keys().next().unwrap();
+    set_back(&mut office);
+    let granted = office.access();
+    assert_eq!((granted.grant, granted.lease), (old, LEASE));
+    assert_eq!(office.shell.actions(), ["grant.renew"]);
+    assert_eq!(office.shell.told_to(office.gateway).len(), 1);
+}
+
+#[test]
+fn an_acknowledgement_is_not_awaited_any_longer_when_the_clock_is_set_back() {
+    let mut office = office();
+    let ticket = office.shell.ask(office.laptop, office.wiki);
+    set_back(&mut office);
+    office.shell.wait(ACK_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(office.shell.denied(ticket), None);
+    office.shell.wait(Duration::from_millis(1));
+    assert_eq!(office.shell.denied(ticket), Some(DenyReason::GatewayUnreachable));
+}
+
+#[test]
+fn an_acknowledgement_may_take_its_time_when_the_clock_is_set_forward() {
+    let mut office = office();
+    let ticket = office.shell.ask(office.laptop, office.wiki);
+    office.shell.now = office.shell.now.plus(ACK_TIMEOUT * 2);
+    office.shell.wait(Duration::ZERO);
+    assert_eq!(office.shell.denied(ticket), None);
+    office.shell.acknowledge(office.gateway);
+    assert!(office.shell.nodes[&office.laptop].held.contains_key(&office.wiki));
 }

@@ -10,6 +10,7 @@ mod presence;
 mod random;
 mod removal;
 mod revocation;
+mod scale;
 mod shell;
 
 use postern_model::{

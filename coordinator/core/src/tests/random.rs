@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{
-    Decision, DeviceId, Filter, Fqdn, GrantId, ResourceId, Target, Timestamp, audit::Actor, record::Owner,
+    Decision, DeviceId, Filter, Fqdn, GrantId, ResourceId, Target, Timestamp, audit::Actor, grant::Grant, record::Owner,
 };
 use postern_policy::{decide, visible};
 use postern_wire::{AccessReply, CoordinatorMessage, Granted, NodeMessage};
@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use super::{
     office::tcp,
     removal::assert_whole,
-    shell::{Shell, Told},
+    shell::{LEASE, Shell, Told},
 };
-use crate::{Command, ResourceEdit, TokenOwner};
+use crate::{Command, EnrolProof, ResourceEdit, TokenOwner};
 
 /// Numbers pick from what there is, by remainder; what they name may not be there.
 #[derive(Debug, Clone)]
@@ -25,12 +25,14 @@ enum Step {
     RevokeDevice(usize),
     RemoveDevice(usize),
     Enrol(TokenOwner),
+    EnrolAgain(usize),
     Connect(usize, u8),
     Disconnect(usize),
     Move(usize, u16),
     Ask(usize, usize),
     Acknowledge(usize, u8),
     Wait(u64),
+    SetClock(i64),
     DiskFills(bool),
 }
 
@@ -92,12 +94,14 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => device().prop_map(Step::RevokeDevice),
         1 => device().prop_map(Step::RemoveDevice),
         2 => owner.prop_map(Step::Enrol),
+        1 => device().prop_map(Step::EnrolAgain),
         2 => (device(), 0u8..3).prop_map(|(device, instance)| Step::Connect(device, instance)),
         1 => device().prop_map(Step::Disconnect),
         2 => (device(), 1u16..4).prop_map(|(device, port)| Step::Move(device, port)),
         12 => (device(), 0usize..4).prop_map(|(device, resource)| Step::Ask(device, resource)),
         12 => (device(), 1u8..4).prop_map(|(device, count)| Step::Acknowledge(device, count)),
         3 => prop::sample::select(vec![0, 1_000, 4_999, 5_000, 200_000, 599_999, 600_000]).prop_map(Step::Wait),
+        1 => prop::sample::select(vec![-86_400_000, -300_000, 300_000]).prop_map(Step::SetClock),
         1 => any::<bool>().prop_map(Step::DiskFills),
     ]
 }
@@ -142,6 +146,16 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
                 shell.enrol(&proof).expect("the disk is not full").expect("the token is good");
             }
         }
+        Step::EnrolAgain(n) => {
+            let record = shell.core.state().devices[&device(shell, *n)?].clone();
+            let secret_hash = shell.core.state().tokens.get(&record.token)?.secret_hash;
+            let (device_key, wireguard) = (record.key, record.wireguard);
+            let proof =
+                EnrolProof { token: record.token, device_key, wireguard, ..shell.proof(record.token, secret_hash) };
+            let done = shell.enrol(&proof)?;
+            assert_eq!(done.ok().map(|enrolment| enrolment.device), (!record.revoked).then_some(record.id));
+            assert_eq!(shell.core.state().devices[&record.id], record);
+        }
         Step::Connect(n, instance) => drop(shell.connect_as(device(shell, *n)?, [*instance; 16])),
         Step::Disconnect(n) => shell.disconnect(device(shell, *n)?),
         Step::Move(n, port) => {
@@ -162,7 +176,16 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
                 shell.acknowledge_one(gateway);
             }
         }
-        Step::Wait(millis) => shell.wait(Duration::from_millis(*millis)),
+        Step::Wait(millis) => {
+            shell.wait(Duration::from_millis(*millis));
+            let latest = shell.now.plus(LEASE);
+            let is_short = |grant: &Grant| grant.expires_at <= latest;
+            assert!(
+                shell.disk_is_full || shell.core.state().grants.values().all(is_short),
+                "a lease was not shortened"
+            );
+        }
+        Step::SetClock(by) => shell.now = Timestamp::from_unix_millis(shell.now.unix_millis() + by),
         Step::DiskFills(is_full) => shell.disk_is_full = *is_full,
     }
     Some(())
@@ -199,6 +222,17 @@ fn granted(told: &Told) -> Vec<(DeviceId, &Granted)> {
     }
 }
 
+/// The lease of every grant that a gateway was told of since the last step.
+fn installed(told: &Told) -> Vec<Duration> {
+    match told {
+        Told::Message(_, CoordinatorMessage::InstallGrant(install)) => vec![install.lease],
+        Told::Message(_, CoordinatorMessage::Welcome(welcome)) => {
+            welcome.installed.iter().map(|install| install.lease).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn in_force(shell: &Shell, granted: &Granted) -> Option<Filter> {
     let gateway = shell.core.state().devices.values().find(|device| device.wireguard == granted.gateway)?.id;
     shell.nodes.get(&gateway)?.in_force.get(&granted.grant).cloned()
@@ -229,8 +263,12 @@ fn check(shell: &Shell) {
         let held: BTreeSet<GrantId> = node.held.values().map(|held| held.grant).collect();
         assert!(held.iter().all(|grant| state.grants.contains_key(grant)), "{id} holds a grant that ended");
     }
+    for lease in shell.told.iter().flat_map(installed) {
+        assert!(!lease.is_zero() && lease <= LEASE, "a gateway was told of a lease of {lease:?}");
+    }
     for (client, granted) in shell.told.iter().flat_map(granted) {
         assert!(!granted.lease.is_zero(), "{client} was told of a lease that ended");
+        assert!(granted.lease <= LEASE, "{client} was told of a longer lease than there is");
         assert_eq!(in_force(shell, granted).as_ref(), Some(&granted.filter), "{client} was told before its gateway");
     }
 }

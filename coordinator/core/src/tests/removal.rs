@@ -34,7 +34,8 @@ pub(crate) fn assert_whole(core: &Core) {
         assert!(state.resources.contains_key(&grant.resource), "{grant:?}");
         assert!(state.policies.contains_key(&grant.policy), "{grant:?}");
     }
-    assert!(core.waiting.keys().all(|grant| state.grants.contains_key(grant)), "someone waits for a grant that ended");
+    assert!(core.waiting.ids().all(|grant| state.grants.contains_key(grant)), "someone waits for a grant that ended");
+    core.waiting.assert_whole();
     assert!(core.sessions.keys().all(|id| state.devices.get(id).is_some_and(|device| !device.revoked)));
     assert!(core.candidates.keys().all(|id| state.devices.contains_key(id)));
 }

@@ -6,7 +6,11 @@ use postern_model::{Sha256, audit::AuditEntry};
 use postern_store::AuditQuery;
 use serde::{Deserialize, Serialize};
 
-use super::{auth::Admin, problem::Problem, request::Asked};
+use super::{
+    auth::Admin,
+    problem::Problem,
+    request::{Asked, Nothing},
+};
 use crate::coordinator::Coordinator;
 
 /// How many entries come unless told.
@@ -49,7 +53,7 @@ async fn list(admin: Admin, Asked(which): Asked<Which>) -> Result<Json<Vec<Audit
     Ok(Json(admin.coordinator.audit(AuditQuery { after: which.after, limit }).await?))
 }
 
-async fn verify(admin: Admin) -> Result<Json<AuditReportRow>, Problem> {
+async fn verify(admin: Admin, _: Asked<Nothing>) -> Result<Json<AuditReportRow>, Problem> {
     let report = admin.coordinator.audit_verify().await?;
     let fault = report.fault.map(|fault| AuditFaultRow { id: fault.id, what: fault.what });
     Ok(Json(AuditReportRow { ok: fault.is_none(), entries: report.entries, head: report.head, fault }))

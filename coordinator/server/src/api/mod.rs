@@ -45,7 +45,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// All routes. The doors add through which of them a request came
 /// ([`ApiOrigin`](crate::coordinator::ApiOrigin)); without that, none is let in.
 pub fn router(coordinator: Coordinator) -> Router {
-    let routes = Router::new()
+    let plain = Router::new()
         .merge(users::routes())
         .merge(groups::routes())
         .merge(sites::routes())
@@ -54,8 +54,9 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(grants::routes())
-        .merge(audit::routes())
-        .merge(api_keys::routes());
+        .merge(api_keys::routes())
+        .route_layer(middleware::from_fn(request::no_query));
+    let routes = plain.merge(audit::routes());
     Router::new()
         .nest(PREFIX, routes)
         .fallback(no_route)

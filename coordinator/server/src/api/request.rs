@@ -4,8 +4,10 @@ use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::problem::Problem;
 use crate::coordinator::Coordinator;
@@ -49,6 +51,23 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Coordinator> for Named<T> {
         Ok(Self(value))
     }
 }
+
+/// Lets no query through to where nobody would read it: whoever asks for a part must not take the whole for it.
+pub(super) async fn no_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        Some(query) if !query.is_empty() => {
+            let path = request.uri().path();
+            Problem::malformed(format!("'{path}' takes no query, but '{query}' was asked; leave it out"))
+                .into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// What is asked by no fields.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 /// The query.
 #[derive(Debug)]

@@ -10,6 +10,9 @@ use postern_model::{
 
 use crate::{api::audit, serve};
 
+/// The longest that a join token may live.
+const TOKEN_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Decides who reaches which private resource, and tells the nodes.
 #[derive(Debug, Parser)]
 #[command(name = "postern-coordinator", version, propagate_version = true)]
@@ -269,10 +272,11 @@ pub(super) struct NewToken {
     #[arg(long)]
     pub(super) site: Option<SiteName>,
     /// How long it can be used, like 30m, 1h or 7days.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = token_life)]
     pub(super) expires: Duration,
     /// How many devices can enrol with it.
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) uses: u32,
 }
 
@@ -305,10 +309,10 @@ pub(super) enum AuditWords {
     /// List entries: the last ones, or those after an entry.
     List {
         /// Only entries after the one with this id.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", allow_negative_numbers = true)]
         after: Option<u64>,
         /// How many at most.
-        #[arg(long, value_name = "COUNT", default_value_t = audit::DEFAULT_LIMIT,
+        #[arg(long, value_name = "COUNT", default_value_t = audit::DEFAULT_LIMIT, allow_negative_numbers = true,
             value_parser = clap::value_parser!(u32).range(1..=i64::from(audit::MAX_LIMIT)))]
         limit: u32,
     },
@@ -358,6 +362,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| format!("'{text}' is not a duration: write it like 30m, 1h or 7days"))
+}
+
+/// As the coordinator would say it, but before it is asked.
+fn token_life(text: &str) -> Result<Duration, String> {
+    let life = duration(text)?;
+    let is_possible = life >= Duration::from_millis(1) && life <= TOKEN_LIFE;
+    is_possible.then_some(life).ok_or_else(|| format!("a join token holds for 1ms to 366days, not {text}"))
 }
 
 fn lease(text: &str) -> Result<Duration, String> {

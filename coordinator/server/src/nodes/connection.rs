@@ -1,21 +1,32 @@
 //! A node with a device certificate: its streams.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
-use postern_wire::{FrameError, Limit, Opening, close};
+use postern_model::DenyReason;
+use postern_wire::{AccessReply, AccessRequest, FrameError, Limit, Opening, close};
 use quinn::{Connection, RecvStream, SendStream};
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
 use super::{
-    Nodes,
+    Nodes, endpoint,
     stream::{self, StreamError},
 };
-use crate::{certificates::DeviceIdentity, clock};
+use crate::{
+    certificates::DeviceIdentity,
+    clock,
+    coordinator::{Caller, Stale},
+};
+
+/// How long after its handshake a device may be without a session.
+const SESSION: Duration = Duration::from_secs(5);
 
 /// One connection of an enrolled device.
 pub(super) struct DeviceConnection {
@@ -24,6 +35,13 @@ pub(super) struct DeviceConnection {
     pub(super) identity: DeviceIdentity,
     /// Whether its session has begun; there is one in its life.
     pub(super) has_session: AtomicBool,
+}
+
+impl DeviceConnection {
+    /// Who speaks on it.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { device: self.identity.device, key: self.identity.key, connection: self.number }
+    }
 }
 
 impl Nodes {
@@ -40,26 +58,45 @@ impl Nodes {
                 return Err(error);
             }
         };
-        // The signature says who it was; only the record says who it is.
-        let (device, key) = (identity.device, identity.key);
-        if !self.coordinator.read(|core| core.authorize_device(device, &key)).await {
-            connection.close(close::UNAUTHORIZED.into(), b"this device is revoked, removed or unknown");
-            bail!("device {device} is revoked, removed or unknown");
-        }
+        let device = identity.device;
         let connection = Arc::new(DeviceConnection {
             number: self.number(),
             connection: connection.clone(),
             identity,
             has_session: AtomicBool::new(false),
         });
-        let streams = self.serve_streams(&connection).await;
+        // Before the record is looked at: whoever is shut out from now on loses this connection too.
+        self.coordinator.registry.add(device, connection.number, connection.connection.clone());
+        let mut streams = JoinSet::new();
+        let served = self.serve_device(&connection, &mut streams).await;
+        // None of them may begin a session once this connection is forgotten.
+        streams.shutdown().await;
         self.coordinator.disconnect(device, connection.number).await;
-        streams
+        served
     }
 
-    async fn serve_streams(self: &Arc<Self>, device: &Arc<DeviceConnection>) -> Result<()> {
-        // Dropped with this function, and all that is under way with it.
-        let mut streams = JoinSet::new();
+    async fn serve_device(
+        self: &Arc<Self>,
+        device: &Arc<DeviceConnection>,
+        streams: &mut JoinSet<Result<()>>,
+    ) -> Result<()> {
+        // The signature says who it was; only the record says who it is.
+        let Caller { device: id, key, .. } = device.caller();
+        if !self.coordinator.read(|core| core.authorize_device(id, &key)).await {
+            device.connection.close(close::UNAUTHORIZED.into(), b"this device is revoked, removed or unknown");
+            bail!("device {id} is revoked, removed or unknown");
+        }
+        endpoint::allow_streams(&device.connection);
+        self.serve_streams(device, streams).await
+    }
+
+    async fn serve_streams(
+        self: &Arc<Self>,
+        device: &Arc<DeviceConnection>,
+        streams: &mut JoinSet<Result<()>>,
+    ) -> Result<()> {
+        let mut deadline = std::pin::pin!(tokio::time::sleep(SESSION));
+        let mut is_late = false;
         loop {
             tokio::select! {
                 accepted = device.connection.accept_bi() => {
@@ -71,6 +108,13 @@ impl Nodes {
                     if let Err(error) = ended.map_err(anyhow::Error::from).flatten() {
                         device.connection.close(close_code(&error).into(), b"");
                         return Err(error);
+                    }
+                }
+                () = &mut deadline, if !is_late => {
+                    is_late = true;
+                    if !device.has_session.load(Ordering::Relaxed) {
+                        device.connection.close(close::RETRY.into(), b"no session was begun in time");
+                        bail!("no session was begun in time");
                     }
                 }
             }
@@ -95,14 +139,7 @@ impl Nodes {
                 if !device.has_session.load(Ordering::Relaxed) {
                     bail!(StreamError::Frame(FrameError::Malformed("an access request ahead of the session".into())));
                 }
-                let reply = tokio::select! {
-                    reply = self.coordinator.access(device.identity.device, request) => reply,
-                    // Nobody waits for it any more.
-                    _ = send.stopped() => return Ok(()),
-                };
-                stream::send(&mut send, &reply, Limit::Coordinator).await?;
-                let _ = send.finish();
-                Ok(())
+                self.answer(&device, request, send).await
             }
             Ok(Opening::Enrol(_)) => bail!(StreamError::Frame(FrameError::Malformed("enrolled already".into()))),
             // A newer node's stream of a kind that we don't know: it sees that the stream is refused, and goes on.
@@ -113,9 +150,38 @@ impl Nodes {
             Err(error) => Err(error.into()),
         }
     }
+
+    async fn answer(&self, device: &DeviceConnection, request: AccessRequest, mut send: SendStream) -> Result<()> {
+        let caller = device.caller();
+        let reply = if self.limit(|limits, now| limits.take_access(caller.device, now)) {
+            tokio::select! {
+                reply = self.coordinator.access(caller, request) => reply,
+                // Nobody waits for it any more.
+                _ = send.stopped() => return Ok(()),
+            }
+        } else {
+            Ok(AccessReply::Denied { reason: DenyReason::TooManyRequests })
+        };
+        match reply {
+            Ok(reply) => {
+                stream::send(&mut send, &reply, Limit::Coordinator).await?;
+                let _ = send.finish();
+                Ok(())
+            }
+            // The session is told why it ends; here is nothing to say.
+            Err(Stale::Superseded) => {
+                let _ = send.reset(close::RETRY.into());
+                Ok(())
+            }
+            Err(Stale::ShutOut) => bail!(Stale::ShutOut),
+        }
+    }
 }
 
 fn close_code(error: &anyhow::Error) -> u32 {
+    if let Some(Stale::ShutOut) = error.downcast_ref() {
+        return close::UNAUTHORIZED;
+    }
     match error.downcast_ref() {
         Some(StreamError::Frame(_) | StreamError::Truncated | StreamError::TimedOut) => close::PROTOCOL,
         _ => close::RETRY,

@@ -1,19 +1,28 @@
 //! A node without a certificate: it may enrol, and nothing else.
 
-use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use postern_core::EnrolProof;
 use postern_model::token::hash_secret;
 use postern_wire::{Enrol, EnrolRefusal, EnrolReply, Enrolled, Limit, Opening, close};
 use quinn::Connection;
 
 use super::{Nodes, stream};
-use crate::{certificates::CheckedRequest, clock};
+use crate::{certificates::CheckedRequest, clock, prefix::Prefix};
+
+/// How long a connection may be idle before its one stream is opened.
+const STREAM: Duration = Duration::from_secs(3);
 
 impl Nodes {
     /// Serves the one stream of a connection without a certificate.
     pub(super) async fn enrol(&self, connection: &Connection) -> Result<()> {
-        let accepted = tokio::time::timeout(stream::OPENING, connection.accept_bi()).await;
-        let (mut send, receive) = accepted.context("no stream was opened in time")??;
+        let accepted = tokio::time::timeout(STREAM, connection.accept_bi()).await;
+        let Ok(accepted) = accepted else {
+            connection.close(close::RETRY.into(), b"no stream was opened in time");
+            bail!("no stream was opened in time");
+        };
+        let (mut send, receive) = accepted?;
         let mut reader = stream::Reader::new(receive, Limit::Anonymous);
         let request = match reader.opening().await {
             Ok(Opening::Enrol(request)) => request,
@@ -26,7 +35,17 @@ impl Nodes {
                 return Err(error.into());
             }
         };
+        let source = Prefix::of(connection.remote_address().ip());
+        // What a stranger makes up costs nothing in the log, and is kept nowhere.
+        let token = self.coordinator.read(|core| core.state().tokens.get(&request.token).map(|token| token.id)).await;
+        if !self.limit(|limits, now| limits.take_enrolment(source, token, now)) {
+            connection.close(close::RETRY.into(), b"too many refused enrolments; try again later");
+            bail!("too many refused enrolments from there, or with that token");
+        }
         let reply = self.decide_enrolment(request, connection).await;
+        if matches!(reply, EnrolReply::Enrolled(_)) {
+            self.limit(|limits, _| limits.forgive(source, token));
+        }
         if let EnrolReply::Refused(refusal) = &reply {
             tracing::info!(from = %connection.remote_address(), why = %refusal, "an enrolment was refused");
         }

@@ -5,54 +5,68 @@
 //! device certificate  one stream:  Hello ─► Welcome, then messages both ways   `session`
 //!                     many:        AccessRequest ─► AccessReply                `connection`
 //! ```
+//!
+//! - `endpoint`: the socket, and what a connection may take of memory
+//! - `limits`, `pace`: how often; `registry`: which connections a device has
 
 mod connection;
+mod endpoint;
 mod enrolment;
+mod limits;
+mod pace;
+mod registry;
 mod session;
 mod stream;
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use aws_lc_rs::hmac;
-use postern_model::SecretBytes;
+pub(crate) use endpoint::bind;
+use limits::Limits;
+use postern_model::Moment;
 use postern_wire::close;
-use quinn::{Endpoint, IdleTimeout, Incoming, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{Endpoint, Incoming};
+pub(crate) use registry::{Registry, close_soon};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    certificates::{DeviceCa, Identity},
+    certificates::DeviceCa,
+    clock,
     coordinator::Coordinator,
+    prefix::{Prefix, Shares},
 };
 
-/// How long a silent node counts as connected. Nodes send something every 5 seconds.
-const IDLE: Duration = Duration::from_secs(15);
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Streams that one node may have open: its session, and access requests.
-const STREAMS: u32 = 100;
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way from addresses that have not yet proven to be theirs; more get a retry token first.
 const UNPROVEN_HANDSHAKES: usize = 64;
 /// Handshakes under way in all.
 const HANDSHAKES: usize = 1024;
+/// Of which one source may have so many: an office comes back all at once when the coordinator does.
+const HANDSHAKES_EACH: usize = 256;
 /// Connections without a certificate at once: they can only enrol.
-const ANONYMOUS: usize = 64;
+const ANONYMOUS: usize = 256;
+/// Of which one source may have so many.
+const ANONYMOUS_EACH: usize = 4;
 
 /// What connections need.
 pub(crate) struct Nodes {
     coordinator: Coordinator,
     ca: DeviceCa,
     next_connection: AtomicU64,
+    limits: Mutex<Limits>,
     handshakes: Semaphore,
+    handshake_shares: Arc<Shares>,
     anonymous: Semaphore,
+    anonymous_shares: Arc<Shares>,
 }
 
 impl Nodes {
@@ -61,13 +75,21 @@ impl Nodes {
             coordinator,
             ca,
             next_connection: AtomicU64::new(1),
+            limits: Mutex::default(),
             handshakes: Semaphore::new(HANDSHAKES),
+            handshake_shares: Shares::new(HANDSHAKES_EACH),
             anonymous: Semaphore::new(ANONYMOUS),
+            anonymous_shares: Shares::new(ANONYMOUS_EACH),
         })
     }
 
     fn number(&self) -> u64 {
         self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Asks the limits, as of now.
+    fn limit<R>(&self, ask: impl FnOnce(&mut Limits, Moment) -> R) -> R {
+        ask(&mut self.limits.lock().unwrap_or_else(PoisonError::into_inner), clock::moment())
     }
 
     /// Accepts nodes until told to stop, and then tells those that are there to come back.
@@ -102,40 +124,22 @@ impl Nodes {
     }
 
     async fn handle(self: &Arc<Self>, incoming: Incoming, from: SocketAddr) -> Result<()> {
+        let source = Prefix::of(from.ip());
         let connection = {
+            let _share = self.handshake_shares.take(source).context("too many handshakes from there")?;
             let _permit = self.handshakes.try_acquire().context("too many handshakes")?;
             tokio::time::timeout(HANDSHAKE, incoming).await.context("the handshake took too long")??
         };
         match stream::certificate(&connection) {
             Some(certificate) => self.handle_device(&connection, &certificate).await,
             None => {
-                let Ok(_permit) = self.anonymous.try_acquire() else {
-                    connection.close(close::RETRY.into(), b"too many enrolments");
+                let (Some(_share), Ok(_permit)) = (self.anonymous_shares.take(source), self.anonymous.try_acquire())
+                else {
+                    connection.close(close::RETRY.into(), b"too many enrolments at once; try again in a moment");
                     anyhow::bail!("too many enrolments at once, from {from}");
                 };
                 self.enrol(&connection).await
             }
         }
     }
-}
-
-/// What the key for stateless resets is derived for, so that it is of no use for anything else.
-const RESETS: &[u8] = b"postern quic resets v1";
-
-/// The QUIC endpoint for nodes. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
-/// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
-pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa, secret: &SecretBytes) -> Result<Endpoint> {
-    let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?)?)?;
-    let mut transport = TransportConfig::default();
-    transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?));
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS));
-    transport.max_concurrent_uni_streams(VarInt::from_u32(0));
-    transport.datagram_receive_buffer_size(None);
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport));
-    let socket = crate::listeners::udp(listen)?;
-    let runtime = quinn::default_runtime().context("no async runtime")?;
-    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
-    let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
-    Ok(Endpoint::new(quinn::EndpointConfig::new(Arc::new(resets)), Some(config), socket, runtime)?)
 }

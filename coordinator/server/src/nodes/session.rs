@@ -1,10 +1,12 @@
 //! The session: messages up and down for as long as the node is there.
 
-use anyhow::Result;
-use postern_model::DeviceId;
+use std::{net::SocketAddr, pin::Pin, time::Duration};
+
+use anyhow::{Result, bail};
+use postern_model::{Candidate, DeviceId, Posture};
 use postern_wire::{CoordinatorMessage, FrameError, Hello, Limit, NodeMessage, close};
 use quinn::{Connection, SendStream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Sleep};
 
 use super::{
     Nodes,
@@ -12,28 +14,71 @@ use super::{
     enrolment::canonical,
     stream::{self, StreamError},
 };
-use crate::{certificates::CheckedRequest, clock, outbox::Outgoing};
+use crate::{certificates::CheckedRequest, clock, coordinator::Stale, outbox::Outgoing};
+
+/// The latest of what came too soon.
+struct Late<T> {
+    value: T,
+    due: Pin<Box<Sleep>>,
+}
+
+impl<T> Late<T> {
+    fn new(value: T, wait: Duration) -> Self {
+        Self { value, due: Box::pin(tokio::time::sleep(wait)) }
+    }
+
+    /// What is due, once it is.
+    async fn due(late: &mut Option<Self>) -> T {
+        match late {
+            Some(waiting) => waiting.due.as_mut().await,
+            None => std::future::pending().await,
+        }
+        late.take().expect("it was there").value
+    }
+}
+
+/// What of a session's messages waits for its turn.
+struct Waiting {
+    /// Where the node's connection comes from, with its WireGuard port.
+    observed: SocketAddr,
+    candidates: Option<Late<Vec<Candidate>>>,
+    posture: Option<Late<Posture>>,
+}
 
 impl Nodes {
     /// Serves a session to its end.
     pub(super) async fn session(
         &self,
         device: &DeviceConnection,
-        hello: Hello,
+        mut hello: Hello,
         mut reader: stream::Reader,
         send: SendStream,
     ) -> Result<()> {
         let DeviceConnection { number, connection, identity, .. } = device;
-        let outbox = self.coordinator.outboxes.open(*number, connection.clone());
+        let id = identity.device;
+        if !self.limit(|limits, now| limits.take_hello(id, now)) {
+            bail!("device {id} begins too many sessions");
+        }
         let from = canonical(connection.remote_address());
-        self.coordinator.connect(identity.device, *number, hello, from, identity.renew_in).await?;
-        tracing::info!(device = %identity.device, %from, "a node connected");
+        let observed = SocketAddr::new(from.ip(), hello.wireguard_port);
+        let mut waiting = Waiting { observed, candidates: None, posture: None };
+        while let Err(wait) = self.limit(|limits, now| limits.take_reach(id, observed, &hello.candidates, now)) {
+            tokio::time::sleep(wait).await;
+        }
+        if let Some(recorded) = self.differs(id, &hello.posture).await
+            && let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now))
+        {
+            waiting.posture = Some(Late::new(std::mem::replace(&mut hello.posture, recorded), wait));
+        }
+        let outbox = self.coordinator.outboxes.open(*number, connection.clone());
+        self.coordinator.connect(id, *number, hello, from, identity.renew_in).await?;
+        tracing::info!(device = %id, %from, "a node connected");
         let (replies, replied) = mpsc::channel(8);
         let ended = tokio::select! {
             ended = write(send, outbox, replied, connection) => ended,
-            ended = self.listen(device, &mut reader, replies) => ended,
+            ended = self.listen(device, &mut reader, replies, waiting) => ended,
         };
-        tracing::info!(device = %identity.device, %from, "a node left");
+        tracing::info!(device = %id, %from, "a node left");
         ended
     }
 
@@ -43,10 +88,15 @@ impl Nodes {
         device: &DeviceConnection,
         reader: &mut stream::Reader,
         replies: mpsc::Sender<CoordinatorMessage>,
+        mut waiting: Waiting,
     ) -> Result<()> {
-        let id = device.identity.device;
         loop {
-            let message = match reader.next().await {
+            let message = tokio::select! {
+                message = reader.next() => message,
+                candidates = Late::due(&mut waiting.candidates) => Ok(Some(NodeMessage::Candidates { candidates })),
+                posture = Late::due(&mut waiting.posture) => Ok(Some(NodeMessage::Posture { posture })),
+            };
+            let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 Err(StreamError::Frame(FrameError::UnknownKind(kind))) => {
@@ -56,21 +106,72 @@ impl Nodes {
                 Err(error) => return Err(error.into()),
             };
             match message {
-                NodeMessage::RenewCertificate { csr } => replies.send(self.renew(id, device, &csr)?).await?,
-                NodeMessage::Posture { posture } => self.coordinator.posture(id, posture).await?,
-                message => self.coordinator.message(id, device.number, message).await,
+                NodeMessage::RenewCertificate { csr } => {
+                    if let Some(renewed) = self.renew(device, &csr).await? {
+                        replies.send(renewed).await?;
+                    }
+                }
+                NodeMessage::Posture { posture } => self.posture(device, posture, &mut waiting).await?,
+                NodeMessage::Candidates { candidates } => self.candidates(device, candidates, &mut waiting).await,
+                message => self.coordinator.message(device.identity.device, device.number, message).await,
             }
         }
     }
 
-    fn renew(&self, id: DeviceId, device: &DeviceConnection, csr: &[u8]) -> Result<CoordinatorMessage> {
+    /// Passes on where the node may be reached, now or when that may be.
+    async fn candidates(&self, device: &DeviceConnection, candidates: Vec<Candidate>, waiting: &mut Waiting) {
+        let id = device.identity.device;
+        match self.limit(|limits, now| limits.take_reach(id, waiting.observed, &candidates, now)) {
+            Ok(()) => {
+                waiting.candidates = None;
+                self.coordinator.message(id, device.number, NodeMessage::Candidates { candidates }).await;
+            }
+            Err(wait) => waiting.candidates = Some(Late::new(candidates, wait)),
+        }
+    }
+
+    /// Records what the node says of itself, now or when that may be.
+    async fn posture(&self, device: &DeviceConnection, posture: Posture, waiting: &mut Waiting) -> Result<()> {
+        let id = device.identity.device;
+        waiting.posture = None;
+        if self.differs(id, &posture).await.is_none() {
+            return Ok(());
+        }
+        if let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now)) {
+            waiting.posture = Some(Late::new(posture, wait));
+            return Ok(());
+        }
+        match self.coordinator.posture(device.caller(), posture).await? {
+            // What a newer connection said counts.
+            Ok(()) | Err(Stale::Superseded) => Ok(()),
+            Err(stale) => bail!(stale),
+        }
+    }
+
+    /// What is recorded of a device, if it is something else.
+    async fn differs(&self, device: DeviceId, posture: &Posture) -> Option<Posture> {
+        let posture = posture.clone().bounded();
+        let recorded = |core: &postern_core::Core| core.state().devices.get(&device).map(|it| it.posture.clone());
+        self.coordinator.read(recorded).await.filter(|recorded| *recorded != posture)
+    }
+
+    async fn renew(&self, device: &DeviceConnection, csr: &[u8]) -> Result<Option<CoordinatorMessage>> {
+        let id = device.identity.device;
+        match self.coordinator.check(device.caller()).await {
+            Ok(()) => {}
+            Err(Stale::Superseded) => return Ok(None),
+            Err(stale) => bail!(stale),
+        }
+        if !self.limit(|limits, now| limits.take_renewal(id, now)) {
+            bail!("device {id} renews its certificate too often");
+        }
         let malformed = |why: &str| StreamError::Frame(FrameError::Malformed(why.to_owned()));
         let checked = CheckedRequest::parse(csr).map_err(|error| malformed(&error.to_string()))?;
         if !checked.key().ct_eq(&device.identity.key) {
-            anyhow::bail!(malformed("a certificate is renewed for the key that the device enrolled with"));
+            bail!(malformed("a certificate is renewed for the key that the device enrolled with"));
         }
         let certificate = self.ca.issue(id, &checked, clock::now())?;
-        Ok(CoordinatorMessage::Certificate { certificate, renew_in: self.ca.renew_after() })
+        Ok(Some(CoordinatorMessage::Certificate { certificate, renew_in: self.ca.renew_after() }))
     }
 }
 

@@ -8,7 +8,9 @@ use rustls_pki_types::CertificateDer;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// How long the first frame of a stream may take.
-pub(super) const OPENING: Duration = Duration::from_secs(10);
+const OPENING: Duration = Duration::from_secs(5);
+/// How long a node may take none of what is sent to it.
+const STALL: Duration = Duration::from_secs(5);
 
 /// Why a stream can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,8 @@ pub(super) enum StreamError {
     Truncated,
     #[error("no message came in time")]
     TimedOut,
+    #[error("the node does not read what it is sent")]
+    Stalled,
 }
 
 /// Reads messages from a stream.
@@ -60,9 +64,15 @@ impl Reader {
     }
 }
 
-/// Writes one message.
+/// Writes one message. As long as the node goes on reading it may take its time: the first may be a large one.
 pub(super) async fn send(stream: &mut SendStream, message: &impl Serialize, limit: Limit) -> Result<(), StreamError> {
-    Ok(stream.write_all(&frame::encode(message, limit)?).await?)
+    let frame = frame::encode(message, limit)?;
+    let mut rest = frame.as_slice();
+    while !rest.is_empty() {
+        let written = tokio::time::timeout(STALL, stream.write(rest)).await.map_err(|_| StreamError::Stalled)??;
+        rest = &rest[written..];
+    }
+    Ok(())
 }
 
 /// Ends the stream, and waits for a moment until the node has all of it, so that closing the connection next does not

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use postern_model::{DeviceId, JoinToken, PublicKey, SecretBytes};
-use postern_wire::{Decoder, Enrol, EnrolReply, Hello, Limit, Opening, frame};
+use postern_wire::{CoordinatorMessage, Decoder, Enrol, EnrolReply, Hello, Limit, Opening, frame};
 use quinn::{
     Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig, crypto::rustls::QuicClientConfig,
 };
@@ -18,6 +18,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// How long anything may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a client takes unless it wants to be difficult.
+const STREAM_WINDOW: u32 = 1 << 20;
 
 /// A device certificate with its key.
 pub(crate) struct Credential {
@@ -36,12 +39,22 @@ pub(crate) async fn connect(
     server: SocketAddr,
     credential: Option<&Credential>,
 ) -> Result<Connection, ConnectionError> {
-    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    endpoint.set_default_client_config(config(credential));
+    connect_from("127.0.0.1", server, credential, STREAM_WINDOW).await
+}
+
+/// Connects from this address, and takes `window` bytes on a stream ahead of what is read.
+pub(crate) async fn connect_from(
+    from: &str,
+    server: SocketAddr,
+    credential: Option<&Credential>,
+    window: u32,
+) -> Result<Connection, ConnectionError> {
+    let mut endpoint = Endpoint::client(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    endpoint.set_default_client_config(config(credential, window));
     within(endpoint.connect(server, "postern-coordinator").unwrap()).await
 }
 
-fn config(credential: Option<&Credential>) -> quinn::ClientConfig {
+fn config(credential: Option<&Credential>, window: u32) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -61,6 +74,7 @@ fn config(credential: Option<&Credential>) -> quinn::ClientConfig {
     tls.alpn_protocols = vec![postern_wire::ALPN.to_vec()];
     let mut transport = TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_secs(2)));
+    transport.stream_receive_window(window.into());
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     config.transport_config(Arc::new(transport));
     config
@@ -110,12 +124,17 @@ impl Stream {
 
     /// The next message.
     pub(crate) async fn hear<M: DeserializeOwned>(&mut self) -> M {
+        self.try_hear().await.expect("more to come")
+    }
+
+    /// The next message, unless the stream or the connection ends.
+    pub(crate) async fn try_hear<M: DeserializeOwned>(&mut self) -> Option<M> {
         let mut buffer = [0; 4096];
         loop {
             if let Some(message) = self.decoder.poll_message().unwrap() {
-                return message;
+                return Some(message);
             }
-            let len = within(self.receive.read(&mut buffer)).await.unwrap().expect("more to come");
+            let len = within(self.receive.read(&mut buffer)).await.ok()??;
             self.decoder.handle_bytes(&buffer[..len]);
         }
     }
@@ -143,6 +162,23 @@ pub(crate) async fn enrol(server: SocketAddr, request: Enrol) -> EnrolReply {
     Stream::with(&connection, &Opening::Enrol(request)).await.hear().await
 }
 
+/// Opens a session, and hears the welcome.
+pub(crate) async fn session(connection: &Connection) -> Stream {
+    let mut session = Stream::with(connection, &hello()).await;
+    let heard: CoordinatorMessage = session.hear().await;
+    assert!(matches!(heard, CoordinatorMessage::Welcome(_)), "{heard:?}");
+    session
+}
+
+/// Whether a future is ready without waiting, and with what.
+pub(crate) async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        ready = future => Some(ready),
+        () = std::future::ready(()) => None,
+    }
+}
+
 /// Enrols an honest device.
 pub(crate) async fn enrolled(server: SocketAddr, token: &JoinToken, wireguard: u8) -> Device {
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
@@ -156,8 +192,13 @@ pub(crate) async fn enrolled(server: SocketAddr, token: &JoinToken, wireguard: u
 
 /// A hello of a node that is nowhere.
 pub(crate) fn hello() -> Opening {
+    hello_of(1)
+}
+
+/// A hello of another node that is nowhere.
+pub(crate) fn hello_of(instance: u8) -> Opening {
     Opening::Hello(Hello {
-        instance: [1; 16],
+        instance: [instance; 16],
         wireguard_port: 4000,
         candidates: Vec::new(),
         posture: postern_model::Posture::default(),

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod candidates;
 mod client;
+mod memory;
+mod rates;
+mod revoked;
+mod slots;
 
 #[path = "../program/mod.rs"]
 mod program;
@@ -37,6 +42,12 @@ fn malformed() -> Vec<Vec<u8>> {
         // Four billion bytes are announced.
         u32::MAX.to_be_bytes().to_vec(),
     ]
+}
+
+/// How many entries of the audit log say this.
+fn recorded(program: &Running, action: &str) -> usize {
+    let log = program.json("audit list --limit 100000");
+    log.as_array().unwrap().iter().filter(|entry| entry["action"] == action).count()
 }
 
 fn user_token(program: &Running) -> postern_model::JoinToken {

@@ -83,6 +83,8 @@ CREATE TABLE devices (
     kernel      TEXT    NOT NULL,
     version     TEXT    NOT NULL,
     enrolled_at INTEGER NOT NULL,
+    -- With what it enrolled; no reference, since a token may be gone before the device.
+    token_id    TEXT    NOT NULL,
     CHECK ((user_id IS NULL) <> (site_id IS NULL))
 ) STRICT;
 CREATE INDEX devices_by_user ON devices (user_id);

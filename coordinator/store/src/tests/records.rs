@@ -75,6 +75,7 @@ pub(crate) fn device(n: u8, kind: u8) -> Device {
         revoked: kind.is_multiple_of(2),
         posture: Posture { hostname: format!("höst'{kind}"), os: String::new(), ..Posture::default() },
         enrolled_at: later(kind),
+        token: token_id(kind),
     }
 }
 

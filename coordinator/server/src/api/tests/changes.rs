@@ -5,6 +5,7 @@ use postern_wire::{AccessRequest, Hello};
 use sha2::Digest as _;
 
 use super::*;
+use crate::coordinator::{Caller, Stale};
 
 #[tokio::test]
 async fn users_and_groups() {
@@ -124,14 +125,20 @@ async fn devices_and_grants() {
 
     let hello = Hello { instance: [1; 16], wireguard_port: 51820, candidates: vec![], posture: Posture::default() };
     let from = "192.0.2.9:4000".parse().unwrap();
-    setting.coordinator.connect(gateway, 1, hello, from, std::time::Duration::ZERO).await.unwrap();
+    setting.coordinator.connect(gateway, 1, hello.clone(), from, std::time::Duration::ZERO).await.unwrap();
+    setting.coordinator.connect(laptop, 2, hello, from, std::time::Duration::ZERO).await.unwrap();
     let row = setting.find("/devices", "site", "office").await.unwrap();
     assert_eq!((&row["connected"], &row["connected_from"]), (&json!(true), &json!("192.0.2.9:4000")));
 
     let wiki: postern_model::ResourceName = "wiki".parse().unwrap();
     let resource = setting.coordinator.read(|core| core.state().resource_named(&wiki).unwrap().id).await;
     let coordinator = setting.coordinator.clone();
-    let asking = tokio::spawn(async move { coordinator.access(laptop, AccessRequest { resource }).await });
+    let caller = move |connection| Caller { device: laptop, key: Sha256([1; 32]), connection };
+    let asked = coordinator.access(caller(1), AccessRequest { resource }).await;
+    assert_eq!(asked.unwrap_err(), Stale::Superseded, "not from the connection that has the session");
+    let asked = coordinator.access(Caller { key: Sha256([9; 32]), ..caller(2) }, AccessRequest { resource }).await;
+    assert_eq!(asked.unwrap_err(), Stale::ShutOut, "not with another key");
+    let asking = tokio::spawn(async move { coordinator.access(caller(2), AccessRequest { resource }).await });
     let grant = loop {
         if let Some(grant) = setting.find("/grants", "device", "laptop").await {
             break grant;
@@ -144,7 +151,9 @@ async fn devices_and_grants() {
 
     // By name or by id.
     assert_eq!(setting.act("POST", "/devices/laptop/revoke").await.is(200)["revoked"], true);
-    assert!(matches!(asking.await.unwrap(), postern_wire::AccessReply::Denied { .. }));
+    assert!(matches!(asking.await.unwrap(), Ok(postern_wire::AccessReply::Denied { .. })));
+    let asked = setting.coordinator.access(caller(2), AccessRequest { resource }).await;
+    assert_eq!(asked.unwrap_err(), Stale::ShutOut, "not once it is revoked");
     assert_eq!(setting.get("/grants").await.is(200), json!([]));
     setting.act("DELETE", &format!("/devices/{laptop}")).await.is(200);
     setting.act("DELETE", "/devices/laptop").await.refused(404, "device list");

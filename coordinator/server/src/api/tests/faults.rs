@@ -45,6 +45,11 @@ async fn what_is_refused_is_not_half_done() {
         ("POST", "/devices/0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10/revoke", 404, "device list"),
         ("DELETE", "/groups/eng/members/bob", 404, "user list"),
         ("GET", "/moons", 404, "/api/v1/moons"),
+        ("GET", "/users?name=alice", 400, "takes no query"),
+        ("GET", "/devices?limit=1", 400, "takes no query"),
+        ("DELETE", "/users/alice?force=true", 400, "takes no query"),
+        ("GET", "/audit?form=csv", 400, "unknown field"),
+        ("GET", "/audit/verify?from=1", 400, "unknown field"),
         ("DELETE", "/users", 405, "DELETE"),
         ("POST", "/users", 415, "application/json"),
     ] {

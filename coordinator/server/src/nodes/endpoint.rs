@@ -1,0 +1,59 @@
+//! The QUIC endpoint, and how much memory and time a connection may take.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use aws_lc_rs::hmac;
+use postern_model::SecretBytes;
+use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+
+use crate::certificates::{DeviceCa, Identity};
+
+/// How long a silent node counts as connected. Nodes send something every 5 seconds.
+const IDLE: Duration = Duration::from_secs(15);
+/// Streams that an enrolled node may have open: its session, and access requests.
+const STREAMS: u32 = 100;
+/// Streams that anyone else may have open.
+const STREAMS_ANONYMOUS: u32 = 1;
+/// Bytes that a node may send ahead of what was read, on one stream and on all. The longest message fits into the first.
+const STREAM_WINDOW: u32 = 64 << 10;
+const WINDOW: u32 = 256 << 10;
+/// Bytes on their way to a node that it has not acknowledged.
+const SEND_WINDOW: u64 = 1 << 20;
+
+/// What the key for stateless resets is derived for, so that it is of no use for anything else.
+const RESETS: &[u8] = b"postern quic resets v1";
+
+/// The QUIC endpoint for nodes. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
+/// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
+///
+/// # Errors
+/// When the address is taken, or the cryptography can't be set up.
+pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa, secret: &SecretBytes) -> Result<Endpoint> {
+    let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?)?)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(Arc::new(transport()?));
+    let socket = crate::listeners::udp(listen)?;
+    let runtime = quinn::default_runtime().context("no async runtime")?;
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
+    let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+    Ok(Endpoint::new(quinn::EndpointConfig::new(Arc::new(resets)), Some(config), socket, runtime)?)
+}
+
+/// What anyone may take, before it is known who it is.
+fn transport() -> Result<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_ANONYMOUS));
+    transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+    transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
+    transport.receive_window(VarInt::from_u32(WINDOW));
+    transport.send_window(SEND_WINDOW);
+    transport.datagram_receive_buffer_size(None);
+    Ok(transport)
+}
+
+/// Lets an enrolled device open what a device needs.
+pub(super) fn allow_streams(connection: &Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
+}
