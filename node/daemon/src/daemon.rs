@@ -1,12 +1,17 @@
 //! [`Daemon`]: the process that runs for as long as the machine does, with a node in it whenever one is wanted.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use postern_model::JoinToken;
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Mutex,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 use zeroize::Zeroizing;
 
@@ -17,9 +22,13 @@ use crate::{
         server::{self, to_line},
     },
     node::NodeHandle,
-    os, ping,
+    os::{self, interface::InterfaceName},
+    ping,
     state_dir::{Identity, Settings, StateDir},
 };
+
+/// How long a coordinator may take to enrol this device.
+const ENROL: Duration = Duration::from_secs(30);
 
 /// The daemon's state, for the local API.
 #[derive(Debug)]
@@ -27,22 +36,38 @@ pub struct Daemon {
     state: Arc<StateDir>,
     /// Tells this daemon's life from another's with the same identity.
     instance: [u8; 16],
+    /// The node, if there is one; never locked for longer than it takes to look.
     node: Mutex<Option<NodeHandle>>,
+    /// Why a node that should have come up with the daemon did not.
+    trouble: Mutex<Option<String>>,
+    /// Held by whoever starts or stops a node, which may take long.
+    change: tokio::sync::Mutex<()>,
+    /// Counts what ends an enrolment that is under way.
+    ends: watch::Sender<u64>,
 }
 
-/// Runs until told to stop (SIGTERM, SIGINT). The machine is left as it was found; what was wanted stays wanted.
+/// Runs until told to stop (SIGTERM, SIGINT, SIGHUP, SIGQUIT). The machine is left as it was found; what was wanted stays
+/// wanted.
 ///
 /// # Errors
 /// When it can't start.
 pub async fn run(state_dir: &Path) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = StopSignals::listen()?;
+    // Keys are in its memory: none of it goes into a core file, nor to another program of the same user.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     let state = Arc::new(StateDir::open(state_dir)?);
     // Ahead of everything else: what a crashed daemon left, such as a resolver that nobody answers.
     os::recover(state.path()).await.context("what an earlier run left can't be undone")?;
     let mut instance = [0; 16];
     getrandom::fill(&mut instance)?;
-    let daemon = Arc::new(Daemon { state, instance, node: Mutex::new(None) });
+    let daemon = Arc::new(Daemon {
+        state,
+        instance,
+        node: Mutex::new(None),
+        trouble: Mutex::new(None),
+        change: tokio::sync::Mutex::new(()),
+        ends: watch::Sender::new(0),
+    });
     let listener = server::bind(daemon.state.path())?;
     daemon.resume().await;
     tell_service_manager(sd_notify::NotifyState::Ready);
@@ -53,16 +78,36 @@ pub async fn run(state_dir: &Path) -> Result<()> {
     };
     tokio::select! {
         () = server::serve(listener, respond) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.received() => {}
     }
     tell_service_manager(sd_notify::NotifyState::Stopping);
-    if let Some(node) = daemon.node.lock().await.take() {
+    let _changing = daemon.end_enrolment().await;
+    if let Some(node) = daemon.take_node() {
         node.stop().await;
     }
     let _ = std::fs::remove_file(state_dir.join(crate::state_dir::SOCKET));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All that ask a process to end. A hangup does so too: there is nothing to read anew, and it would end it otherwise.
+struct StopSignals([Signal; 4]);
+
+impl StopSignals {
+    fn listen() -> Result<Self> {
+        let [terminate, interrupt] = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        Ok(Self([terminate, interrupt, signal(SignalKind::hangup())?, signal(SignalKind::quit())?]))
+    }
+
+    async fn received(&mut self) {
+        let [terminate, interrupt, hangup, quit] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
 }
 
 /// Does nothing without a service manager that waits for it (sd_notify(3)).
@@ -75,22 +120,47 @@ fn tell_service_manager(state: sd_notify::NotifyState<'_>) {
 impl Daemon {
     /// Brings the node up if it was up when the last daemon ended.
     async fn resume(&self) {
+        let _changing = self.change.lock().await;
         let wanted = self.state.settings().is_ok_and(|settings| settings.up);
-        match self.state.identity() {
-            Ok(Some(identity)) if wanted => {
-                if let Err(error) = self.start(identity, &mut *self.node.lock().await) {
-                    tracing::error!(error = format!("{error:#}"), "the node can't come up");
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(error = format!("{error:#}"), "the node can't come up"),
+        let resumed = match self.state.identity() {
+            Ok(Some(identity)) if wanted => InterfaceName::claim().and_then(|claim| self.start(identity, claim)),
+            Ok(_) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = resumed {
+            let why = format!("{error:#}");
+            tracing::error!(error = why, "the node can't come up");
+            self.set_trouble(Some(why));
         }
     }
 
-    fn start(&self, identity: Identity, place: &mut Option<NodeHandle>) -> Result<NodeHandle> {
-        let node = NodeHandle::start(Arc::clone(&self.state), identity, self.instance)?;
-        *place = Some(node.clone());
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn start(&self, identity: Identity, claim: InterfaceName) -> Result<NodeHandle> {
+        let node = NodeHandle::start(Arc::clone(&self.state), identity, self.instance, claim)?;
+        *self.place() = Some(node.clone());
+        self.set_trouble(None);
         Ok(node)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<NodeHandle>> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self) -> Option<NodeHandle> {
+        self.place().clone()
+    }
+
+    fn take_node(&self) -> Option<NodeHandle> {
+        self.place().take()
+    }
+
+    /// Ends an enrolment that is under way, and keeps others from starting or stopping a node.
+    async fn end_enrolment(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.ends.send_modify(|count| *count += 1);
+        self.change.lock().await
     }
 
     async fn respond(&self, request: Request) -> Result<String> {
@@ -107,35 +177,38 @@ impl Daemon {
 
     /// Enrols if there is a token, and comes up.
     async fn up(&self, token: Option<Zeroizing<String>>) -> Result<UpReply> {
+        // What ends an enrolment counts from here on, also while somebody else is at it.
+        let mut ends = self.ends.subscribe();
         let node = {
-            let mut place = self.node.lock().await;
-            let identity = match (self.state.identity()?, token) {
+            let _changing = self.change.lock().await;
+            let identity = match (self.state.identity()?, &token) {
                 (Some(identity), Some(_)) => bail!(
                     "this device is enrolled already, as '{}': run 'postern up' without a token, or 'postern logout' first",
                     identity.name
                 ),
-                (Some(identity), None) => identity,
                 (None, None) => {
                     bail!("this device is not enrolled: ask your admin for a join token and run 'postern up TOKEN'")
                 }
-                (None, Some(token)) => {
-                    let token: JoinToken = token.parse()?;
-                    let identity = enrol::enrol(&token, os::posture()).await?;
-                    self.state.set_identity(&identity)?;
-                    identity
-                }
+                (identity, _) => identity,
             };
-            self.state.set_settings(&Settings { up: true, ..self.state.settings()? })?;
-            match place.take() {
+            match self.node() {
                 Some(node) if !node.has_ended().await => {
-                    *place = Some(node.clone());
+                    self.state.set_settings(&Settings { up: true, ..self.state.settings()? })?;
                     node
                 }
                 ended => {
                     if let Some(ended) = ended {
+                        self.take_node();
                         ended.stop().await;
                     }
-                    self.start(identity, &mut place)?
+                    // Ahead of the enrolment: a token is not to be used up for a node that can't run.
+                    let claim = InterfaceName::claim()?;
+                    let identity = match (identity, token) {
+                        (Some(identity), _) => identity,
+                        (None, token) => self.enrol(&token.unwrap_or_default(), &mut ends).await?,
+                    };
+                    self.state.set_settings(&Settings { up: true, ..self.state.settings()? })?;
+                    self.start(identity, claim)?
                 }
             }
         };
@@ -143,11 +216,37 @@ impl Daemon {
         Ok(UpReply { status: self.status().await?, resources: self.resources().await? })
     }
 
+    async fn enrol(&self, token: &str, ends: &mut watch::Receiver<u64>) -> Result<Identity> {
+        let token: JoinToken = token.parse()?;
+        tokio::select! {
+            enrolled = tokio::time::timeout(ENROL, enrol::enrol(&self.state, &token, os::posture())) => {
+                enrolled.with_context(|| {
+                    let coordinator = &token.coordinator;
+                    format!("the coordinator at {coordinator} did not enrol this device within {ENROL:?}; try again")
+                })?
+            }
+            _ = ends.changed() => bail!("enrolling was ended by 'postern down', or by the daemon's end"),
+        }
+    }
+
     /// Takes the node down.
     async fn down(&self) -> Result<DownReply> {
-        let mut place = self.node.lock().await;
+        let _changing = self.end_enrolment().await;
+        self.stop().await
+    }
+
+    /// Takes the node down and forgets its identity.
+    async fn logout(&self) -> Result<DownReply> {
+        let _changing = self.end_enrolment().await;
+        let down = self.stop().await?;
+        self.state.forget_identity()?;
+        Ok(down)
+    }
+
+    async fn stop(&self) -> Result<DownReply> {
         self.state.set_settings(&Settings { up: false, ..self.state.settings()? })?;
-        let node = place.take();
+        self.set_trouble(None);
+        let node = self.take_node();
         let was_up = node.is_some();
         if let Some(node) = node {
             node.stop().await;
@@ -155,21 +254,14 @@ impl Daemon {
         Ok(DownReply { was_up, was_enrolled: self.state.identity().is_ok_and(|identity| identity.is_some()) })
     }
 
-    /// Takes the node down and forgets its identity.
-    async fn logout(&self) -> Result<DownReply> {
-        let down = self.down().await?;
-        self.state.forget_identity()?;
-        Ok(down)
-    }
-
     /// How it is.
     async fn status(&self) -> Result<Status> {
-        let node = self.node.lock().await.clone();
-        match node {
+        match self.node() {
             Some(node) => node.status().await,
             None => {
                 let identity = self.state.identity();
-                let problem = identity.as_ref().err().map(|error| format!("{error:#}"));
+                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let problem = identity.as_ref().err().map(|error| format!("{error:#}")).or(trouble);
                 let identity = identity.ok().flatten();
                 Ok(Status {
                     enrolled: identity.is_some(),
@@ -185,12 +277,12 @@ impl Daemon {
 
     /// What it may reach.
     async fn resources(&self) -> Result<Vec<ResourceRow>> {
-        self.running().await?.resources().await
+        self.running()?.resources().await
     }
 
     /// Reaches a resource.
     async fn ping(&self, resource: &str, count: u32) -> Result<PingReply> {
-        let node = self.running().await?;
+        let node = self.running()?;
         let rows = node.resources().await?;
         let named = |row: &&ResourceRow| {
             row.name.as_str() == resource
@@ -210,7 +302,7 @@ impl Daemon {
 
     /// Who has an overlay address.
     async fn whois(&self, addr: IpAddr) -> Result<WhoisReply> {
-        let found = self.running().await?.whois(addr).await?;
+        let found = self.running()?.whois(addr).await?;
         found.with_context(|| {
             format!(
                 "no device with a grant through this gateway has the address {addr} (a node knows only its own clients)"
@@ -218,7 +310,7 @@ impl Daemon {
         })
     }
 
-    async fn running(&self) -> Result<NodeHandle> {
-        self.node.lock().await.clone().context("the node is down; run 'postern up'")
+    fn running(&self) -> Result<NodeHandle> {
+        self.node().context("the node is down; run 'postern up'")
     }
 }

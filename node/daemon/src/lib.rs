@@ -4,7 +4,8 @@
 //! - [`daemon`]: the process; [`node`]: what runs in it while the node is up
 //! - [`control`]: the coordinator's client
 //! - [`os`]: routes, firewall, resolver, addresses; [`dns`]: the stub resolver; [`uapi`]: for `wg show`
-//! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock
+//! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock; `log_limit`: what repeats is not logged
+//!   without end
 
 pub mod cli;
 pub mod clock;
@@ -17,4 +18,5 @@ pub mod os;
 pub mod state_dir;
 pub mod uapi;
 
+mod log_limit;
 mod ping;

@@ -7,12 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use postern_model::{DeviceId, SecretBytes, Sha256, token::HostPort};
+use postern_model::{DeviceId, SecretBytes, Sha256, TokenId, token::HostPort};
 use postern_statedir::OpenError;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 const IDENTITY: &str = "identity.json";
+const ENROLLING: &str = "enrolling.json";
 const SETTINGS: &str = "settings.json";
 /// The local API's socket inside the directory.
 pub const SOCKET: &str = "postern.sock";
@@ -41,6 +42,26 @@ pub struct Identity {
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Identity({} at {})", self.device, self.coordinator)
+    }
+}
+
+/// The keys with which this device asks to enrol. Kept until that has ended: when the coordinator's answer is lost, the
+/// same token with the same keys gets it again, and any others would need a new token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolling {
+    /// With which token.
+    pub token: TokenId,
+    /// SHA-256 of the public key of the coordinator that made it.
+    pub pin: Sha256,
+    /// The Ed25519 device key (PKCS#8, PEM).
+    pub device_key: Zeroizing<String>,
+    /// The WireGuard key.
+    pub wireguard_key: SecretBytes,
+}
+
+impl std::fmt::Debug for Enrolling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolling(with {})", self.token)
     }
 }
 
@@ -96,12 +117,41 @@ impl StateDir {
         Ok(self.0.write(IDENTITY, &Zeroizing::new(serde_json::to_string(identity)?))?)
     }
 
-    /// Forgets the identity, overwriting it first.
+    /// Forgets the identity, and the keys of an enrolment that has not ended, overwriting them first.
+    ///
+    /// # Errors
+    /// When a file can't be removed.
+    pub fn forget_identity(&self) -> Result<()> {
+        self.forget_enrolling().and(self.forget(IDENTITY))
+    }
+
+    /// The keys of an enrolment that has not ended, if there is one. A damaged file is none.
+    ///
+    /// # Errors
+    /// When the file is there and can't be read.
+    pub fn enrolling(&self) -> Result<Option<Enrolling>> {
+        let text = self.0.read(ENROLLING)?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Keeps the keys of an enrolment.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn set_enrolling(&self, enrolling: &Enrolling) -> Result<()> {
+        Ok(self.0.write(ENROLLING, &Zeroizing::new(serde_json::to_string(enrolling)?))?)
+    }
+
+    /// The enrolment has ended: forgets its keys, overwriting them first.
     ///
     /// # Errors
     /// When the file can't be removed.
-    pub fn forget_identity(&self) -> Result<()> {
-        let path = self.path().join(IDENTITY);
+    pub fn forget_enrolling(&self) -> Result<()> {
+        self.forget(ENROLLING)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.path().join(name);
         let remove = || match std::fs::metadata(&path) {
             Ok(found) => {
                 let mut file = OpenOptions::new().write(true).open(&path)?;
@@ -159,5 +209,23 @@ mod tests {
         assert!(error.contains("logout") && !error.contains("hush"), "{error}");
         state.forget_identity().unwrap();
         assert!(state.identity().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_forgotten_identity_takes_the_keys_of_an_enrolment_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let enrolling = Enrolling {
+            token: TokenId::from_bytes([1; 16]),
+            pin: Sha256([2; 32]),
+            device_key: Zeroizing::new("hush".into()),
+            wireguard_key: SecretBytes::new([3; 32]),
+        };
+        state.set_enrolling(&enrolling).unwrap();
+        assert_eq!(state.enrolling().unwrap().as_ref(), Some(&enrolling));
+        assert!(!format!("{enrolling:?}").contains("hush"));
+        state.forget_identity().unwrap();
+        assert_eq!(state.enrolling().unwrap(), None);
+        assert!(!dir.path().join(ENROLLING).exists());
     }
 }

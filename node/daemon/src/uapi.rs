@@ -48,6 +48,8 @@ pub struct UapiPeer {
     pub tx_bytes: u64,
     /// Bytes received from it.
     pub rx_bytes: u64,
+    /// How often it is sent something at least, while it is.
+    pub persistent_keepalive: Option<Duration>,
 }
 
 /// What is shown.
@@ -137,7 +139,8 @@ fn show(status: &UapiStatus) -> String {
         let _ = writeln!(text, "last_handshake_time_nsec={}", handshake.subsec_nanos());
         let _ = writeln!(text, "tx_bytes={}", peer.tx_bytes);
         let _ = writeln!(text, "rx_bytes={}", peer.rx_bytes);
-        text.push_str("persistent_keepalive_interval=0\n");
+        let keepalive = peer.persistent_keepalive.unwrap_or_default();
+        let _ = writeln!(text, "persistent_keepalive_interval={}", keepalive.as_secs());
         for ip in &peer.allowed_ips {
             let _ = writeln!(text, "allowed_ip={ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
         }
@@ -173,6 +176,7 @@ mod tests {
             last_handshake: Some(Duration::from_millis(5_500)),
             tx_bytes: 7,
             rx_bytes: 8,
+            persistent_keepalive: Some(Duration::from_secs(20)),
         };
         let status = UapiStatus { listen_port: 4000, peers: vec![peer] };
         let serving = tokio::spawn(uapi.serve(move || {
@@ -182,6 +186,7 @@ mod tests {
         let shown = ask(&path, "get=1\n\n").await;
         assert!(shown.contains(&format!("public_key={}\nendpoint=192.0.2.1:4000\n", "ab".repeat(32))), "{shown}");
         assert!(shown.contains("last_handshake_time_sec=5\nlast_handshake_time_nsec=500000000\n"), "{shown}");
+        assert!(shown.contains("persistent_keepalive_interval=20\n"), "{shown}");
         assert!(shown.ends_with("errno=0\n\n") && !shown.contains("private_key") && !shown.contains("preshared"));
         assert_eq!(ask(&path, "set=1\nlisten_port=1\n\n").await, "errno=1\n\n");
         serving.abort();

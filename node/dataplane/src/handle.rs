@@ -95,7 +95,7 @@ pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static)
 }
 
 impl LaneHandle {
-    /// Puts a table in force. [`LaneEvent::Applied`] follows.
+    /// Puts a table in force, unless a newer one comes first. [`LaneEvent::Applied`] follows, for it or the newer one.
     pub fn publish(&self, table: Arc<ForwardingTable>) {
         self.command(Command::Publish(table));
     }

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, SyncSender, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TryRecvError},
+    },
 };
 
 use postern_engine::{DropReason, Forwarder, ForwardingTable};
@@ -23,7 +26,7 @@ const PACKET: usize = 65_536;
 
 /// What the lane is told, in this order.
 pub(crate) enum Command {
-    Publish(std::sync::Arc<ForwardingTable>),
+    Publish(Arc<ForwardingTable>),
     Replay(Vec<Vec<u8>>),
     Refuse(Vec<Vec<u8>>, DropReason),
     Status(SyncSender<LaneStatus>),
@@ -99,38 +102,57 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
     /// Does what was commanded meanwhile; whether to stop.
     fn obey(&mut self) -> bool {
         loop {
-            match self.commands.try_recv() {
-                Ok(Command::Publish(table)) => {
-                    let generation = table.generation;
-                    self.forwarder.handle_table(table, &mut self.outbox, clock::now());
-                    // Only now are the resets out.
-                    self.outbox.flush();
-                    (self.outbox.events)(LaneEvent::Applied(generation));
+            let mut commands = Vec::new();
+            let is_over = loop {
+                match self.commands.try_recv() {
+                    Ok(command) => commands.push(command),
+                    Err(end) => break end == TryRecvError::Disconnected,
                 }
-                Ok(Command::Replay(packets)) => {
-                    for mut packet in packets {
-                        self.forwarder.handle_packet(&mut packet, &mut self.outbox, clock::now());
-                    }
-                    self.outbox.flush();
+            };
+            if commands.is_empty() {
+                return is_over;
+            }
+            for command in with_newest_table(commands) {
+                if self.carry_out(command) {
+                    return true;
                 }
-                Ok(Command::Refuse(packets, reason)) => {
-                    for packet in packets {
-                        self.forwarder.handle_refused(&packet, reason, &mut self.outbox, clock::now());
-                    }
-                    self.outbox.flush();
-                }
-                Ok(Command::Status(answer)) => {
-                    let _ = answer.try_send(LaneStatus {
-                        peers: self.forwarder.peers(),
-                        counters: self.forwarder.counters().clone(),
-                        generation: self.forwarder.generation(),
-                        in_use: self.forwarder.resources_in_use(),
-                    });
-                }
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,
-                Err(TryRecvError::Empty) => return false,
             }
         }
+    }
+
+    /// Does what one command says; whether to stop.
+    fn carry_out(&mut self, command: Command) -> bool {
+        match command {
+            Command::Publish(table) => {
+                let generation = table.generation;
+                self.forwarder.handle_table(table, &mut self.outbox, clock::now());
+                // Only now are the resets out.
+                self.outbox.flush();
+                (self.outbox.events)(LaneEvent::Applied(generation));
+            }
+            Command::Replay(packets) => {
+                for mut packet in packets {
+                    self.forwarder.handle_packet(&mut packet, &mut self.outbox, clock::now());
+                }
+                self.outbox.flush();
+            }
+            Command::Refuse(packets, reason) => {
+                for packet in packets {
+                    self.forwarder.handle_refused(&packet, reason, &mut self.outbox, clock::now());
+                }
+                self.outbox.flush();
+            }
+            Command::Status(answer) => {
+                let _ = answer.try_send(LaneStatus {
+                    peers: self.forwarder.peers(),
+                    counters: self.forwarder.counters().clone(),
+                    generation: self.forwarder.generation(),
+                    in_use: self.forwarder.resources_in_use(),
+                });
+            }
+            Command::Stop => return true,
+        }
+        false
     }
 
     /// One batch of datagrams.
@@ -177,5 +199,53 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
     fn explain(&self, error: &io::Error) -> io::Error {
         let name = self.outbox.tun.name();
         io::Error::new(error.kind(), format!("the TUN device {name} is gone: {error}"))
+    }
+}
+
+/// The same commands with one table at most: the newest one, in place of the first. Each table costs a look at everything
+/// that is open, and the newest one says all that those before it did; what needs a table finds one that is no older.
+fn with_newest_table(commands: Vec<Command>) -> Vec<Command> {
+    let mut newest = commands.iter().rev().find_map(|command| match command {
+        Command::Publish(table) => Some(Arc::clone(table)),
+        _ => None,
+    });
+    let keep = |command| match command {
+        Command::Publish(_) => newest.take().map(Command::Publish),
+        other => Some(other),
+    };
+    commands.into_iter().filter_map(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_engine::Generation;
+    use postern_model::{NetworkRanges, OverlayAddr};
+
+    use super::*;
+
+    fn publish(generation: u64) -> Command {
+        let own = OverlayAddr { v4: [100, 64, 1, 0].into(), v6: [0; 8].into() };
+        let ranges = NetworkRanges::from_random([0; 5]);
+        Command::Publish(Arc::new(ForwardingTable::empty(Generation(generation), own, ranges)))
+    }
+
+    fn seen(commands: Vec<Command>) -> Vec<String> {
+        let name = |command: Command| match command {
+            Command::Publish(table) => format!("table {}", table.generation.0),
+            Command::Replay(_) => "replay".to_owned(),
+            Command::Refuse(..) => "refuse".to_owned(),
+            Command::Status(_) => "status".to_owned(),
+            Command::Stop => "stop".to_owned(),
+        };
+        commands.into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn of_several_tables_only_the_newest_is_put_in_force_and_no_later_than_the_first() {
+        let refuse = || Command::Refuse(vec![], DropReason::AccessDenied);
+        let commands = vec![refuse(), publish(1), Command::Replay(vec![]), publish(2), publish(3), Command::Stop];
+        assert_eq!(seen(with_newest_table(commands)), ["refuse", "table 3", "replay", "stop"]);
+        assert_eq!(seen(with_newest_table(vec![publish(4)])), ["table 4"]);
+        assert_eq!(seen(with_newest_table(vec![refuse()])), ["refuse"]);
     }
 }

@@ -98,7 +98,8 @@ pub struct Peer {
     pub preshared_key: PresharedKey,
     /// Where it may be reached: initiations go to all until one answers.
     pub candidates: Vec<SocketAddr>,
-    /// Whether this node starts handshakes: it holds a grant through the peer.
+    /// Whether this node starts handshakes: it holds a grant through the peer, or carries one of it from before this node
+    /// started, so that the peer may use a session that is lost.
     pub initiate: bool,
 }
 

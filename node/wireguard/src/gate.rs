@@ -1,8 +1,8 @@
 //! Stands before all tunnels: what strangers send costs as little as can be.
 //!
-//! An initiation must carry a valid MAC1 (which needs our public key), come from a source that is not over its limit, and,
-//! while many arrive, carry a MAC2 made with a cookie that proves its source address (section 5.4.7 of the paper). Only
-//! then is the Diffie-Hellman done that tells whose it is.
+//! An initiation must carry a valid MAC1 (which needs our public key) and, while many arrive, from its source or in all,
+//! a MAC2 made with a cookie that proves its source address (section 5.4.7 of the paper). A source that is proven has a
+//! limit of its own, which others can't use up. Only then is the Diffie-Hellman done that tells whose it is.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,8 @@ use crate::PrivateKey;
 
 /// Initiations per second, from all sources together, from which cookies are asked for.
 const CALM: u32 = 200;
-/// Initiations per second that one source (IPv4 address, IPv6 /64) is heard with.
+/// Initiations per second that one source (IPv4 address, IPv6 /64) is heard with: so many without a cookie, and as many
+/// again with one.
 const PER_SOURCE: u32 = 20;
 /// Sources remembered within one second; when there are more, cookies are asked for.
 const SOURCES: usize = 4096;
@@ -32,7 +33,16 @@ pub struct Gate {
     busy: RateLimiter,
     window: Moment,
     total: u32,
-    sources: HashMap<IpAddr, u32>,
+    sources: HashMap<IpAddr, Heard>,
+}
+
+/// How many initiations came from a source within the second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    /// Anyone may have sent these.
+    unproven: u32,
+    /// With a cookie.
+    proven: u32,
 }
 
 /// What became of an initiation.
@@ -44,7 +54,7 @@ pub enum Admission<'a> {
     Cookie(&'a [u8]),
     /// Not for this node, or damaged.
     Invalid,
-    /// Over the limit.
+    /// Over the limit, and from where it says it is.
     Limited,
 }
 
@@ -71,7 +81,8 @@ impl Gate {
             self.sources.clear();
         }
         self.total = self.total.saturating_add(1);
-        let crowded = self.total > CALM || self.sources.len() >= SOURCES;
+        let heard = self.sources.get(&source(from)).copied().unwrap_or_default();
+        let crowded = self.total > CALM || self.sources.len() >= SOURCES || heard.unproven >= PER_SOURCE;
         let limiter = if crowded { &self.busy } else { &self.calm };
         let packet = match limiter.verify_packet(Some(from.ip()), initiation, out) {
             Ok(Packet::HandshakeInit(packet)) => packet,
@@ -81,11 +92,15 @@ impl Gate {
             }
             _ => return Admission::Invalid,
         };
-        // Counted only now, so that others can't use up the share of an address that they forge the MAC for.
-        let count = self.sources.entry(source(from)).or_default();
-        *count += 1;
-        if *count > PER_SOURCE {
-            return Admission::Limited;
+        // Counted only now: whoever can't make the MAC uses up nobody's share.
+        let heard = self.sources.entry(source(from)).or_default();
+        if crowded {
+            heard.proven += 1;
+            if heard.proven > PER_SOURCE {
+                return Admission::Limited;
+            }
+        } else {
+            heard.unproven += 1;
         }
         match parse_handshake_anon(self.private.secret(), &self.public, &packet) {
             Ok(half) => Admission::Peer(PublicKey(half.peer_static_public)),
@@ -147,6 +162,32 @@ mod tests {
         assert_eq!(refused, Admission::Invalid, "without knowing the key nothing is answered");
     }
 
+    /// Invariant: initiations with a forged source don't keep the one who is there from being heard.
+    #[test]
+    fn one_source_over_its_limit_is_heard_once_it_has_proven_itself() {
+        let (alice, bob) = (key(1), key(2));
+        let from = FROM.parse().unwrap();
+        let mut gate = Gate::new(&bob, Moment::default());
+        let mut out = [0; MIN_BUFFER];
+        let forged = initiation(&alice, &bob);
+        for _ in 0..PER_SOURCE {
+            gate.admit(&forged, from, &mut out, Moment::default());
+        }
+        let mut tunnel = Tunnel::new(&alice, bob.public(), None, 7, Moment::default());
+        let mut buffer = [0; MIN_BUFFER];
+        let first = tunnel.start_handshake(&mut buffer, Moment::default()).unwrap().to_vec();
+        let Admission::Cookie(cookie) = gate.admit(&first, from, &mut out, Moment::default()) else {
+            panic!("a cookie is asked for")
+        };
+        tunnel.handle_datagram(cookie, &mut buffer, Moment::default()).unwrap();
+        let soon = Moment::default() + Duration::from_millis(100);
+        let second = tunnel.handle_timeout(&mut buffer, soon).unwrap().to_vec();
+        for _ in 0..PER_SOURCE {
+            assert_eq!(gate.admit(&second, from, &mut out, soon), Admission::Peer(alice.public()));
+        }
+        assert_eq!(gate.admit(&second, from, &mut out, soon), Admission::Limited);
+    }
+
     #[test]
     fn one_source_is_limited_and_a_crowd_must_prove_its_addresses() {
         let (alice, bob) = (key(1), key(2));
@@ -165,7 +206,7 @@ mod tests {
         for _ in 0..PER_SOURCE {
             assert_eq!(admit(FROM.into(), 0), 'p');
         }
-        assert_eq!(admit(FROM.into(), 0), 'l');
+        assert_eq!(admit(FROM.into(), 0), 'c');
         assert_eq!(admit(FROM.into(), 1), 'p', "a second later it is heard again");
         for i in 1..CALM {
             admit(format!("192.0.{}.{}:1", i / 256, i % 256), 1);

@@ -3,7 +3,7 @@
 
 use postern_model::Moment;
 
-use crate::constants::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES};
+use crate::constants::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_TIMEOUT};
 
 /// boringtun keeps this many sessions of a tunnel, at `index % SLOTS`.
 const SLOTS: usize = 8;
@@ -28,7 +28,9 @@ impl Session {
     }
 
     pub(crate) fn may_send(&self, now: Moment) -> bool {
-        !self.is_expired(now) && self.sent < REJECT_AFTER_MESSAGES
+        // The peer counts from another moment, and the packet has a way to go: it must not come too late.
+        let is_fresh = now.since(self.created) < REJECT_AFTER_TIME - REKEY_TIMEOUT;
+        is_fresh && self.sent < REJECT_AFTER_MESSAGES
     }
 
     pub(crate) fn is_worn(&self) -> bool {
@@ -68,12 +70,15 @@ impl Sessions {
         self.slots[index as usize % SLOTS].as_mut().filter(|session| session.index == index)
     }
 
-    /// An authentic packet came on this session: it seals from now on, unless a newer one does. So does boringtun.
-    pub(crate) fn confirm(&mut self, index: u32) {
+    /// An authentic packet came on this session: it seals from now on, unless a newer one does. So does boringtun. Whether
+    /// that is news.
+    pub(crate) fn confirm(&mut self, index: u32) -> bool {
         let order = |index| self.get(index).map(|session| session.order);
-        if order(index) >= self.current.and_then(order) {
+        let is_news = self.current != Some(index) && order(index) >= self.current.and_then(order);
+        if is_news {
             self.current = Some(index);
         }
+        is_news
     }
 
     pub(crate) fn clear(&mut self) {

@@ -109,6 +109,10 @@ pub struct Tunnel {
     keepalive_due: Option<Moment>,
     /// Since when we have sent data without hearing anything.
     unanswered: Option<Moment>,
+    /// How long there is to be silence towards the peer at most.
+    persistent: Option<Duration>,
+    /// When something sealed was last sent.
+    sent_at: Moment,
     /// Holds a packet while it is padded.
     padded: Vec<u8>,
     stats: TunnelStats,
@@ -121,7 +125,7 @@ impl Tunnel {
         peer: PublicKey,
         preshared: Option<&PresharedKey>,
         index: u32,
-        _now: Moment,
+        now: Moment,
     ) -> Self {
         let unlimited = {
             let public = x25519_dalek::PublicKey::from(private.secret());
@@ -146,6 +150,8 @@ impl Tunnel {
             last_session: None,
             keepalive_due: None,
             unanswered: None,
+            persistent: None,
+            sent_at: now,
             padded: Vec::new(),
             stats: TunnelStats::default(),
         }
@@ -179,6 +185,7 @@ impl Tunnel {
         let len = written(result)?.len();
         self.stats.sent_bytes += len as u64;
         self.keepalive_due = None;
+        self.sent_at = now;
         Some(len)
     }
 
@@ -252,6 +259,7 @@ impl Tunnel {
         }
         self.stats.sent_bytes += len as u64;
         self.keepalive_due = None;
+        self.sent_at = now;
         Ok(Opened::Reply { datagram: &out[..len], session: true })
     }
 
@@ -282,7 +290,12 @@ impl Tunnel {
     }
 
     fn note_confirmed(&mut self, index: u32, len: usize, now: Moment) {
-        self.sessions.confirm(index);
+        if self.sessions.confirm(index) {
+            // The peer's own handshake came to an end before ours: there is nothing left to be reached by it.
+            self.attempt = None;
+            self.awaited = [None; 2];
+            self.unreachable = false;
+        }
         self.note_received(len);
         let aging = self.sessions.current().filter(|s| s.initiator && now.since(s.created) >= REKEY_ON_RECEIVE);
         if aging.is_some() && self.attempt.is_none() {
@@ -355,7 +368,30 @@ impl Tunnel {
             let len = self.seal_padded(&[], out, now)?;
             return Some(&out[..len]);
         }
+        if self.attempt.is_none() && self.persistent_at().is_some_and(|at| now >= at) {
+            // Whatever comes of it, this was a try.
+            self.sent_at = now;
+            return match self.seal_padded(&[], out, now) {
+                Some(len) => Some(&out[..len]),
+                None => self.initiate(now, out, now),
+            };
+        }
         None
+    }
+
+    /// From now on the peer gets an empty packet after so long without another, so that what stands between (address
+    /// translation, firewalls) keeps the way open for packets from it; `None` ends that.
+    pub fn set_persistent_keepalive(&mut self, interval: Option<Duration>) {
+        self.persistent = interval;
+    }
+
+    /// What [`Self::set_persistent_keepalive`] said last.
+    pub fn persistent_keepalive(&self) -> Option<Duration> {
+        self.persistent
+    }
+
+    fn persistent_at(&self) -> Option<Moment> {
+        self.persistent.map(|interval| self.sent_at + interval)
     }
 
     /// When the peer has been silent for so long that it may have lost its keys.
@@ -368,7 +404,8 @@ impl Tunnel {
         let attempt = self.attempt.map(|attempt| attempt.resend_at.min(attempt.began + REKEY_ATTEMPT_TIME));
         let silence = if self.attempt.is_none() { self.silent_at() } else { None };
         let forget = self.last_session.map(|last| last + FORGET);
-        [attempt, silence, self.keepalive_due, forget].into_iter().flatten().min()
+        let persistent = if self.attempt.is_none() { self.persistent_at() } else { None };
+        [attempt, silence, self.keepalive_due, persistent, forget].into_iter().flatten().min()
     }
 
     /// Whether a packet could be sealed now.

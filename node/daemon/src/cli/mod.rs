@@ -71,7 +71,11 @@ enum Words {
         address: IpAddr,
     },
     /// Run in the foreground, for service managers.
-    Daemon,
+    Daemon {
+        /// Leave the session of who started it.
+        #[arg(long, hide = true)]
+        own_session: bool,
+    },
 }
 
 /// Runs the program.
@@ -99,8 +103,11 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { state_dir, json, command } = cli;
     match command {
-        Words::Daemon => {
+        Words::Daemon { own_session } => {
             log_to_stderr();
+            if own_session {
+                rustix::process::setsid().context("the daemon can't leave the session of who started it")?;
+            }
             daemon::run(&state_dir).await?;
         }
         Words::Up { token } => return up(&state_dir, token, json).await,

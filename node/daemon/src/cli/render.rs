@@ -19,6 +19,9 @@ pub(super) fn up(reply: &UpReply) -> String {
         let _ = write!(text, " Its addresses are {} and {}.", addr.v4, addr.v6);
     }
     text.push('\n');
+    if let Some(problem) = &status.problem {
+        let _ = writeln!(text, "But {problem}.");
+    }
     if !reply.resources.is_empty() {
         text.push_str("You can reach:\n");
         text.push_str(&resources(&reply.resources));

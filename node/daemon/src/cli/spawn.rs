@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -19,6 +19,8 @@ use crate::{
 
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A log longer than this, in bytes, is put aside in place of the one that was put aside before.
+const MAX_LOG: u64 = 4 << 20;
 
 /// Starts a daemon and returns once it answers.
 pub(super) async fn daemon(state_dir: &Path) -> Result<UnixStream> {
@@ -28,14 +30,16 @@ pub(super) async fn daemon(state_dir: &Path) -> Result<UnixStream> {
         Err(error) => return Err(error.into()),
     }
     let path = state_dir.join(LOG);
+    if std::fs::metadata(&path).is_ok_and(|found| found.len() > MAX_LOG) {
+        let _ = std::fs::rename(&path, path.with_extension("log.1"));
+    }
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let log = log.with_context(|| format!("the daemon's log {} can't be written", path.display()))?;
     let program = std::env::current_exe().context("this program can't be found")?;
     let mut command = Command::new(program);
-    command.arg("daemon").arg("--state-dir").arg(state_dir);
+    // A session of its own: what ends the terminal, or its programs, does not end it.
+    command.args(["daemon", "--own-session", "--state-dir"]).arg(state_dir).current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // A group of its own: what ends the terminal's programs does not end it.
-    command.process_group(0).current_dir("/");
     let mut child = command.spawn().context("the daemon can't be started")?;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {

@@ -2,24 +2,66 @@
 
 use anyhow::{Context as _, Result, bail};
 use postern_model::{JoinToken, Posture, SecretBytes};
-use postern_wire::{Enrol, EnrolReply, Limit, Opening, close};
+use postern_wire::{Enrol, EnrolRefusal, EnrolReply, Limit, Opening, close};
 use postern_wireguard::PrivateKey;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use zeroize::Zeroizing;
 
 use super::{connect, stream, tls};
-use crate::state_dir::Identity;
+use crate::state_dir::{Enrolling, Identity, StateDir};
 
-/// Enrols this device: makes its keys, shows the token, gets a certificate. Nothing is kept here.
+/// Enrols this device: shows the token, gets a certificate, keeps the identity. The keys are kept before they are sent, so
+/// that an enrolment whose answer was lost goes on when it is tried again with the same token.
 ///
 /// # Errors
-/// When the coordinator can't be reached, is not the one that made the token, or refuses; the message says which.
-pub async fn enrol(token: &JoinToken, posture: Posture) -> Result<Identity> {
+/// When the coordinator can't be reached, is not the one that made the token, or refuses; the message says which. Also when
+/// the state directory can't be written.
+pub async fn enrol(state: &StateDir, token: &JoinToken, posture: Posture) -> Result<Identity> {
+    let enrolling = keys(state, token)?;
+    match request(token, &enrolling, posture).await {
+        Ok(identity) => {
+            state.set_identity(&identity)?;
+            if let Err(error) = state.forget_enrolling() {
+                // They are the identity's, and end with it.
+                tracing::warn!(error = format!("{error:#}"), "the keys were kept twice");
+            }
+            Ok(identity)
+        }
+        Err(error) => {
+            match error.downcast_ref() {
+                // A device may have been made all the same.
+                None | Some(EnrolRefusal::CoordinatorFault | EnrolRefusal::Unknown) => {}
+                // These keys lead nowhere.
+                Some(_) => state.forget_enrolling()?,
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Those of an earlier try with this token, or new ones.
+fn keys(state: &StateDir, token: &JoinToken) -> Result<Enrolling> {
+    let earlier = state.enrolling()?.filter(|earlier| earlier.token == token.id && earlier.pin == token.pin);
+    if let Some(earlier) = earlier {
+        return Ok(earlier);
+    }
     let device_key = KeyPair::generate_for(&PKCS_ED25519)?;
-    let csr = CertificateParams::default().serialize_request(&device_key)?.der().to_vec();
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(bytes.as_mut())?;
-    let wireguard_key = SecretBytes::new(*bytes);
+    let enrolling = Enrolling {
+        token: token.id,
+        pin: token.pin,
+        device_key: Zeroizing::new(device_key.serialize_pem()),
+        wireguard_key: SecretBytes::new(*bytes),
+    };
+    state.set_enrolling(&enrolling)?;
+    Ok(enrolling)
+}
+
+async fn request(token: &JoinToken, enrolling: &Enrolling, posture: Posture) -> Result<Identity> {
+    let device_key = KeyPair::from_pem(&enrolling.device_key)
+        .context("the keys of an earlier try to enrol are damaged: run 'postern logout', then try again")?;
+    let csr = CertificateParams::default().serialize_request(&device_key)?.der().to_vec();
 
     let connected = connect(&token.coordinator, token.pin, None).await;
     let (endpoint, connection) = match connected {
@@ -36,7 +78,7 @@ pub async fn enrol(token: &JoinToken, posture: Posture) -> Result<Identity> {
         token: token.id,
         secret: token.secret.clone(),
         csr,
-        wireguard: PrivateKey::from_bytes(&wireguard_key).public(),
+        wireguard: PrivateKey::from_bytes(&enrolling.wireguard_key).public(),
         posture,
     });
     stream::send(&mut send, &request, Limit::Anonymous).await?;
@@ -50,10 +92,13 @@ pub async fn enrol(token: &JoinToken, posture: Posture) -> Result<Identity> {
             name: enrolled.name,
             coordinator: token.coordinator.clone(),
             pin: token.pin,
-            device_key: Zeroizing::new(device_key.serialize_pem()),
-            wireguard_key,
+            device_key: enrolling.device_key.clone(),
+            wireguard_key: enrolling.wireguard_key.clone(),
             certificate: enrolled.certificate,
         }),
         EnrolReply::Refused(refusal) => Err(refusal.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use postern_model::ResourceId;
+use postern_dataplane::clock;
+use postern_model::{Moment, ResourceId};
 use postern_wire::{
     AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
 };
@@ -18,6 +19,8 @@ use crate::state_dir::Identity;
 
 /// The first pause before another attempt, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A session that lived for so long was a good one: the next attempt after it comes soon again.
+const GOOD: Duration = Duration::from_secs(10);
 /// How long an access request may take.
 const ACCESS: Duration = Duration::from_secs(15);
 
@@ -38,15 +41,15 @@ pub enum SessionEvent {
 #[derive(Debug, Clone)]
 pub struct Session {
     connection: Connection,
-    outgoing: mpsc::Sender<NodeMessage>,
+    /// Without a bound of its own: nearly all of it answers a message of the coordinator, one for one, and who sends a
+    /// thousand grants at once is to hear of all of them.
+    outgoing: mpsc::UnboundedSender<NodeMessage>,
 }
 
 impl Session {
-    /// Sends a message, unless the session is ending or hopelessly behind: the next one begins with a snapshot.
+    /// Sends a message, unless the session is ending: the next one begins with a snapshot.
     pub fn send(&self, message: NodeMessage) {
-        if self.outgoing.try_send(message).is_err() {
-            self.connection.close(close::RETRY.into(), b"");
-        }
+        let _ = self.outgoing.send(message);
     }
 
     /// Asks for access; `None` when the coordinator could not be asked.
@@ -95,11 +98,11 @@ async fn keep(
     hello: watch::Receiver<Hello>,
     events: mpsc::Sender<SessionEvent>,
 ) {
-    let mut pause = PAUSES.0;
+    let mut pause = Pause::default();
     loop {
         let (who, hello) = (Arc::clone(&identity.borrow()), hello.borrow().clone());
-        let mut was_welcomed = false;
-        let end = run(&who, hello, &events, &mut was_welcomed).await;
+        let mut welcomed = None;
+        let end = run(&who, hello, &events, &mut welcomed).await;
         let event = match end {
             End::Evicted(eviction) => SessionEvent::Evicted(eviction),
             End::Broken(error) => SessionEvent::Disconnected(error),
@@ -108,13 +111,33 @@ async fn keep(
         if events.send(event).await.is_err() || is_over {
             return;
         }
-        if was_welcomed {
-            pause = PAUSES.0;
-        }
+        let pause = pause.after(welcomed.map(|at| clock::now().since(at)));
         // Apart from each other, so that a restarted coordinator is not met by all of its nodes at once.
         let jitter = getrandom::u32().map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX));
         tokio::time::sleep(pause.mul_f64(0.5 + jitter / 2.0)).await;
-        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// How long to wait before the next attempt: longer each time, until a session was a good one.
+#[derive(Debug)]
+struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(PAUSES.0)
+    }
+}
+
+impl Pause {
+    /// After an attempt whose session lived for so long since its welcome, if it got one.
+    fn after(&mut self, lived: Option<Duration>) -> Duration {
+        // A session that breaks each time right after its welcome costs the coordinator a snapshot each time.
+        if lived.is_some_and(|lived| lived >= GOOD) {
+            self.0 = PAUSES.0;
+        }
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSES.1);
+        pause
     }
 }
 
@@ -123,9 +146,14 @@ enum End {
     Broken(String),
 }
 
-async fn run(identity: &Identity, hello: Hello, events: &mpsc::Sender<SessionEvent>, was_welcomed: &mut bool) -> End {
+async fn run(
+    identity: &Identity,
+    hello: Hello,
+    events: &mpsc::Sender<SessionEvent>,
+    welcomed: &mut Option<Moment>,
+) -> End {
     let mut evicted = None;
-    match converse(identity, hello, events, was_welcomed, &mut evicted).await {
+    match converse(identity, hello, events, welcomed, &mut evicted).await {
         _ if evicted.is_some() => End::Evicted(evicted.unwrap_or(Eviction::Revoked)),
         Ok(()) => End::Broken("the coordinator ended the session".into()),
         Err(error) if tls::is_wrong_pin(&error) => {
@@ -144,7 +172,7 @@ async fn converse(
     identity: &Identity,
     hello: Hello,
     events: &mpsc::Sender<SessionEvent>,
-    was_welcomed: &mut bool,
+    welcomed: &mut Option<Moment>,
     evicted: &mut Option<Eviction>,
 ) -> Result<()> {
     let key = rcgen::KeyPair::from_pem(&identity.device_key).context("the device key is damaged")?;
@@ -153,7 +181,7 @@ async fn converse(
     let _goodbye = Goodbye { endpoint, connection: connection.clone() };
     let (mut send, receive) = connection.open_bi().await?;
     stream::send(&mut send, &Opening::Hello(hello), Limit::Node).await?;
-    let (outgoing, mut to_send) = mpsc::channel(256);
+    let (outgoing, mut to_send) = mpsc::unbounded_channel();
     let session = Session { connection: connection.clone(), outgoing };
     let mut reader = stream::Reader::new(receive);
     let mut session = Some(session);
@@ -165,7 +193,7 @@ async fn converse(
             if let CoordinatorMessage::Welcome(_) = &message
                 && let Some(session) = session.take()
             {
-                *was_welcomed = true;
+                *welcomed = Some(clock::now());
                 events.send(SessionEvent::Connected(session)).await?;
             }
             events.send(SessionEvent::Message(message)).await?;
@@ -219,4 +247,19 @@ fn close_code(error: &anyhow::Error) -> Option<u32> {
         });
         cause.downcast_ref::<ConnectionError>().or(read).or(written).and_then(closed)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_a_session_has_lived_for_a_while() {
+        let mut pause = Pause::default();
+        let mut after = |lived: Option<u64>| pause.after(lived.map(Duration::from_secs)).as_millis();
+        assert_eq!([after(None), after(None), after(None)], [200, 400, 800]);
+        // Welcomed, and broken at once: that must not become a loop without a pause.
+        assert_eq!([after(Some(0)), after(Some(9)), after(Some(1)), after(None)], [1600, 3200, 5000, 5000]);
+        assert_eq!([after(Some(10)), after(None)], [200, 400]);
+    }
 }

@@ -16,11 +16,12 @@ use postern_model::OverlayAddr;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 
 const PORT: u16 = 53;
-/// Queries under way at once; more are dropped, and asked again by whoever asked.
+/// Queries at once that wait for a decision, which takes no time, and that wait for another resolver, which may; more are
+/// dropped, and asked again by whoever asked. Apart, so that a resolver that hangs does not take the zone's names along.
 const QUERIES: usize = 512;
 /// TCP connections at once.
 const CONNECTIONS: usize = 64;
@@ -28,6 +29,15 @@ const CONNECTIONS: usize = 64;
 const IDLE: Duration = Duration::from_secs(10);
 /// The header of a DNS message (RFC 1035 section 4.1.1).
 const HEADER: usize = 12;
+
+/// The resolvers that the machine has beside this one; they may change.
+pub type Upstreams = watch::Receiver<Arc<[SocketAddr]>>;
+
+#[derive(Clone)]
+struct Limits {
+    queries: Arc<Semaphore>,
+    forwards: Arc<Semaphore>,
+}
 
 /// Bound and not yet serving.
 #[derive(Debug)]
@@ -57,23 +67,19 @@ impl DnsStub {
         Ok(())
     }
 
-    /// Answers, until dropped. `decide` says what to do with a query; what is not ours goes to the first of `upstreams` that
-    /// answers.
-    pub async fn serve<F>(
-        self,
-        upstreams: Vec<SocketAddr>,
-        decide: impl Fn(Vec<u8>) -> F + Clone + Send + Sync + 'static,
-    ) where
+    /// Answers, until dropped. `decide` says what to do with a query; what is not ours goes to the first of `upstreams`, as
+    /// they are then, that answers.
+    pub async fn serve<F>(self, upstreams: Upstreams, decide: impl Fn(Vec<u8>) -> F + Clone + Send + Sync + 'static)
+    where
         F: Future<Output = DnsVerdict> + Send + 'static,
     {
-        let upstreams: Arc<[SocketAddr]> = upstreams.into();
         let mut tasks = tokio::task::JoinSet::new();
-        let queries = Arc::new(Semaphore::new(QUERIES));
+        let limits = Limits { queries: Arc::new(Semaphore::new(QUERIES)), forwards: Arc::new(Semaphore::new(QUERIES)) };
         for socket in self.udp {
-            tasks.spawn(serve_udp(Arc::new(socket), Arc::clone(&upstreams), Arc::clone(&queries), decide.clone()));
+            tasks.spawn(serve_udp(Arc::new(socket), upstreams.clone(), limits.clone(), decide.clone()));
         }
         for listener in self.tcp {
-            tasks.spawn(serve_tcp(listener, Arc::clone(&upstreams), decide.clone()));
+            tasks.spawn(serve_tcp(listener, upstreams.clone(), decide.clone()));
         }
         while tasks.join_next().await.is_some() {}
     }
@@ -81,8 +87,8 @@ impl DnsStub {
 
 async fn serve_udp<F>(
     socket: Arc<UdpSocket>,
-    upstreams: Arc<[SocketAddr]>,
-    queries: Arc<Semaphore>,
+    upstreams: Upstreams,
+    limits: Limits,
     decide: impl Fn(Vec<u8>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = DnsVerdict> + Send + 'static,
@@ -98,16 +104,22 @@ async fn serve_udp<F>(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&queries).try_acquire_owned() else { continue };
+        let Ok(permit) = Arc::clone(&limits.queries).try_acquire_owned() else { continue };
         let query = buffer[..len].to_vec();
-        let (socket, upstreams, decide) = (Arc::clone(&socket), Arc::clone(&upstreams), decide.clone());
+        let (socket, upstreams, decide) = (Arc::clone(&socket), upstreams.clone(), decide.clone());
+        let forwards = Arc::clone(&limits.forwards);
         tokio::spawn(async move {
-            let _permit = permit;
-            let answer = match decide(query.clone()).await {
+            let verdict = decide(query.clone()).await;
+            drop(permit);
+            let answer = match verdict {
                 DnsVerdict::Answer(answer) => Some(answer),
-                DnsVerdict::Forward => {
-                    Some(upstream::by_udp(&query, &upstreams).await.unwrap_or_else(|| failure(&query)))
-                }
+                DnsVerdict::Forward => match forwards.try_acquire() {
+                    Ok(_permit) => {
+                        let servers = Arc::clone(&upstreams.borrow());
+                        Some(upstream::by_udp(&query, &servers).await.unwrap_or_else(|| failure(&query)))
+                    }
+                    Err(_) => None,
+                },
                 DnsVerdict::Drop => None,
             };
             if let Some(answer) = answer {
@@ -119,7 +131,7 @@ async fn serve_udp<F>(
 
 async fn serve_tcp<F>(
     listener: TcpListener,
-    upstreams: Arc<[SocketAddr]>,
+    upstreams: Upstreams,
     decide: impl Fn(Vec<u8>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = DnsVerdict> + Send + 'static,
@@ -131,7 +143,7 @@ async fn serve_tcp<F>(
             continue;
         };
         let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
-        let (upstreams, decide) = (Arc::clone(&upstreams), decide.clone());
+        let (upstreams, decide) = (upstreams.clone(), decide.clone());
         tokio::spawn(async move {
             let _permit = permit;
             let _ = converse(stream, &upstreams, decide).await;
@@ -139,7 +151,7 @@ async fn serve_tcp<F>(
     }
 }
 
-async fn converse<F>(mut stream: TcpStream, upstreams: &[SocketAddr], decide: impl Fn(Vec<u8>) -> F) -> io::Result<()>
+async fn converse<F>(mut stream: TcpStream, upstreams: &Upstreams, decide: impl Fn(Vec<u8>) -> F) -> io::Result<()>
 where
     F: Future<Output = DnsVerdict>,
 {
@@ -147,7 +159,10 @@ where
         let query = query?;
         let answer = match decide(query.clone()).await {
             DnsVerdict::Answer(answer) => answer,
-            DnsVerdict::Forward => upstream::by_tcp(&query, upstreams).await.unwrap_or_else(|| failure(&query)),
+            DnsVerdict::Forward => {
+                let servers = Arc::clone(&upstreams.borrow());
+                upstream::by_tcp(&query, &servers).await.unwrap_or_else(|| failure(&query))
+            }
             DnsVerdict::Drop => return Ok(()),
         };
         write_message(&mut stream, &answer).await?;
@@ -217,6 +232,11 @@ mod tests {
     }
 
     async fn stub(upstreams: Vec<SocketAddr>) -> SocketAddr {
+        stub_with(upstreams).await.0
+    }
+
+    async fn stub_with(upstreams: Vec<SocketAddr>) -> (SocketAddr, watch::Sender<Arc<[SocketAddr]>>) {
+        let (sender, upstreams) = watch::channel(upstreams.into());
         let mut stub = DnsStub { udp: Vec::new(), tcp: Vec::new() };
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let addr = udp.local_addr().unwrap();
@@ -229,7 +249,7 @@ mod tests {
                 _ => DnsVerdict::Forward,
             }
         }));
-        addr
+        (addr, sender)
     }
 
     async fn ask_udp(stub: SocketAddr, query: &[u8]) -> Vec<u8> {
@@ -267,5 +287,27 @@ mod tests {
         let stub_with_none = stub(vec![]).await;
         let answer = ask_udp(stub_with_none, &query(9)).await;
         assert_eq!((answer[2] & 0x80, answer[3] & 0xf), (0x80, 2), "SERVFAIL");
+    }
+    #[tokio::test]
+    async fn other_servers_are_asked_once_they_are_told() {
+        let (stub, servers) = stub_with(vec![upstream(7).await]).await;
+        assert_eq!(ask_udp(stub, &query(9)).await.last(), Some(&7));
+        servers.send_replace(vec![upstream(8).await].into());
+        assert_eq!(ask_udp(stub, &query(9)).await.last(), Some(&8));
+        assert_eq!(ask_tcp(stub, &query(9)).await.last(), Some(&8));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_does_not_take_our_names_along() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let stub = stub(vec![silent.local_addr().unwrap()]).await;
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut buffer = [0; 512];
+        // Each is received by the silent one before the next is sent, so that all of them are under way.
+        for _ in 0..QUERIES {
+            socket.send_to(&query(9), stub).await.unwrap();
+            silent.recv_from(&mut buffer).await.unwrap();
+        }
+        assert_eq!(ask_udp(stub, &query(1)).await, b"ours");
     }
 }

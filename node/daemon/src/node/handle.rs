@@ -17,11 +17,11 @@ use postern_wire::Hello;
 use postern_wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Inputs, Node, machine::Machine};
+use super::{Inputs, LogLimits, Node, machine::Machine};
 use crate::{
     control::session::SessionKeeper,
     local::protocol::{ResourceRow, Status, WhoisReply},
-    os,
+    os::{self, interface::InterfaceName},
     state_dir::{Identity, Settings, StateDir},
     uapi::UapiStatus,
 };
@@ -59,12 +59,11 @@ impl NodeHandle {
     ///
     /// # Errors
     /// When the system refuses any of it.
-    pub fn start(state: Arc<StateDir>, identity: Identity, instance: [u8; 16]) -> Result<Self> {
+    pub fn start(state: Arc<StateDir>, identity: Identity, instance: [u8; 16], claim: InterfaceName) -> Result<Self> {
         let settings = state.settings()?;
         let sockets = bind(settings.wireguard_port)?;
         let wireguard_port = sockets.port();
         state.set_settings(&Settings { wireguard_port, ..settings })?;
-        let claim = os::interface::InterfaceName::claim().context("no interface name can be claimed")?;
         let tun = Tun::create(claim.as_str(), MTU).context("the network interface can't be made")?;
         let private = PrivateKey::from_bytes(&identity.wireguard_key);
         let (lane_events, from_lane) = mpsc::unbounded_channel();
@@ -84,6 +83,7 @@ impl NodeHandle {
         let (session_events, from_session) = mpsc::channel(256);
         let (done, from_work) = mpsc::channel(256);
         let (dns, from_dns) = mpsc::channel(256);
+        let (resolver_news, resolver) = mpsc::channel(1);
         let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: os::posture() };
         let (hello, latest_hello) = watch::channel(hello);
         let (identity, latest_identity) = watch::channel(Arc::new(identity));
@@ -93,19 +93,21 @@ impl NodeHandle {
             hello,
             engine: Engine::new(),
             lane,
-            machine: Machine::new(claim, private.public()),
+            machine: Machine::new(claim, private.public(), resolver_news),
             table: None,
             session: None,
             keeper: None,
             welcome: None,
             problem: Some("not connected to the coordinator yet".into()),
             is_evicted: false,
+            is_stuck: false,
             renew_certificate_at: None,
             wait_usable: Vec::new(),
             wait_grant: Vec::new(),
             done,
             dns,
             misses,
+            log: LogLimits::default(),
             commands: commands.downgrade(),
         };
         tokio::spawn(async move {
@@ -124,6 +126,7 @@ impl NodeHandle {
                 done: from_work,
                 dns: from_dns,
                 addresses,
+                resolver,
             })
             .await;
         });

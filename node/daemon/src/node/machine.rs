@@ -1,6 +1,6 @@
 //! What a node changes on the machine: the interface, routes, firewall, resolver and the sockets that answer on it.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use postern_dataplane::LaneHandle;
@@ -8,7 +8,7 @@ use postern_engine::DnsVerdict;
 use postern_model::{Fqdn, NetworkRanges, OverlayAddr, PublicKey};
 use postern_wire::Welcome;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -23,20 +23,25 @@ use crate::{
 struct SetUp {
     place: (OverlayAddr, NetworkRanges, bool),
     configured: Configured,
+    upstreams: watch::Sender<Arc<[SocketAddr]>>,
     dns: JoinHandle<()>,
+    watch: JoinHandle<()>,
 }
 
 /// The machine, as far as the node touches it.
 pub(super) struct Machine {
     claim: InterfaceName,
     key: PublicKey,
+    /// Told of changes of the machine's resolver.
+    resolver_news: mpsc::Sender<()>,
     set_up: Option<SetUp>,
     uapi: Option<JoinHandle<()>>,
 }
 
 impl Machine {
-    pub(super) fn new(claim: InterfaceName, key: PublicKey) -> Self {
-        Self { claim, key, set_up: None, uapi: None }
+    /// `resolver_news` is where to say that [`follow_resolver`](Self::follow_resolver) is to be called.
+    pub(super) fn new(claim: InterfaceName, key: PublicKey, resolver_news: mpsc::Sender<()>) -> Self {
+        Self { claim, key, resolver_news, set_up: None, uapi: None }
     }
 
     /// The interface's name.
@@ -68,8 +73,8 @@ impl Machine {
             zone: welcome.zone.clone(),
             is_gateway: welcome.site.is_some(),
         };
-        let configured = Configured::apply(state_dir, &config).await?;
-        let upstreams = configured.upstreams().to_vec();
+        let configured = Configured::apply(state_dir, config).await?;
+        let (upstreams, latest_upstreams) = watch::channel(configured.upstreams().into());
         let stub = match DnsStub::bind(welcome.addr).await.context("names can't be answered on the overlay address") {
             Ok(stub) => stub,
             Err(error) => {
@@ -88,9 +93,50 @@ impl Machine {
                 }
             }
         };
-        let dns = tokio::spawn(async move { stub.serve(upstreams, decide).await });
-        self.set_up = Some(SetUp { place, configured, dns });
+        let dns = tokio::spawn(async move { stub.serve(latest_upstreams, decide).await });
+        let watch = configured.watch_resolver(self.resolver_news.clone());
+        let concern = configured.concern();
+        tokio::spawn(async move {
+            if let Some(concern) = concern.await {
+                tracing::warn!("{concern}");
+            }
+        });
+        self.set_up = Some(SetUp { place, configured, upstreams, dns, watch });
         Ok(())
+    }
+
+    /// The machine's interfaces have changed.
+    pub(super) async fn follow_links(&mut self) {
+        let Some(set_up) = &mut self.set_up else { return };
+        if let Err(error) = set_up.configured.follow_links().await {
+            tracing::warn!(error = format!("{error:#}"), "containers that are new may not find names");
+        }
+    }
+
+    /// The machine's resolver may have changed.
+    pub(super) fn follow_resolver(&mut self) {
+        let Some(set_up) = &mut self.set_up else { return };
+        let before = set_up.configured.watched();
+        if let Err(error) = set_up.configured.follow_resolver() {
+            tracing::warn!(error = format!("{error:#}"), "names of resources may not be found");
+        }
+        set_up.upstreams.send_replace(set_up.configured.upstreams().into());
+        // What stands in the place of a file now may be a link that leads elsewhere.
+        if set_up.configured.watched() != before {
+            set_up.watch.abort();
+            set_up.watch = set_up.configured.watch_resolver(self.resolver_news.clone());
+        }
+    }
+
+    /// What on the machine keeps the node from doing all that it should; found out when awaited, away from the node's task.
+    pub(super) fn concern(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        let concern = self.set_up.as_ref().map(|set_up| set_up.configured.concern());
+        async move {
+            match concern {
+                Some(concern) => concern.await,
+                None => None,
+            }
+        }
     }
 
     /// Leads these names to this node, beside the zone's.
@@ -128,7 +174,8 @@ impl Machine {
     }
 
     async fn take_back(&mut self) {
-        if let Some(SetUp { configured, dns, .. }) = self.set_up.take() {
+        if let Some(SetUp { configured, dns, watch, .. }) = self.set_up.take() {
+            watch.abort();
             undo(configured).await;
             dns.abort();
             let _ = dns.await;

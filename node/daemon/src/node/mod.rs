@@ -8,7 +8,7 @@
 //!  timers, addresses ────┘
 //! ```
 //!
-//! - [`handle`]: how the daemon speaks to it
+//! - `handle`: how the daemon speaks to it
 //! - `machine`: what the node changes on the machine, and takes back
 //! - `status`: what it can tell
 
@@ -37,12 +37,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::{handle::Command, machine::Machine};
 use crate::{
     control::session::{Session, SessionEvent, SessionKeeper},
+    log_limit::LogLimit,
     os,
     state_dir::{Identity, StateDir},
 };
 
 /// Timers run at least this often: the runtime's clock stands still while the machine sleeps, and ours does not.
 const TICK: Duration = Duration::from_secs(5);
+/// So many inputs of a kind are taken in one go, before what follows from them is carried out.
+const BATCH: usize = 1024;
 
 /// What comes back from work that the node has started.
 enum Done {
@@ -62,6 +65,22 @@ struct Inputs {
     done: mpsc::Receiver<Done>,
     dns: mpsc::Receiver<DnsQuery>,
     addresses: mpsc::Receiver<()>,
+    resolver: mpsc::Receiver<()>,
+}
+
+/// What may be logged again and again, and how often it is.
+#[derive(Debug)]
+struct LogLimits {
+    denied: LogLimit,
+    unresolved: LogLimit,
+    disconnected: LogLimit,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        let limit = LogLimit::new(10, Duration::from_secs(600));
+        Self { denied: limit, unresolved: limit, disconnected: limit }
+    }
 }
 
 /// One node, from up to down.
@@ -80,6 +99,8 @@ struct Node {
     welcome: Option<Welcome>,
     problem: Option<String>,
     is_evicted: bool,
+    /// Whether it is of no use until somebody does something and starts it again.
+    is_stuck: bool,
     renew_certificate_at: Option<Moment>,
     wait_usable: Vec<oneshot::Sender<Result<(), String>>>,
     wait_grant: Vec<(ResourceId, oneshot::Sender<Result<(), String>>)>,
@@ -87,6 +108,7 @@ struct Node {
     dns: mpsc::Sender<DnsQuery>,
     /// How many misses the lane has told of and the node has not looked at.
     misses: Arc<AtomicUsize>,
+    log: LogLimits,
     commands: mpsc::WeakSender<Command>,
 }
 
@@ -104,13 +126,17 @@ impl Node {
                     Some(command) => self.command(command).await,
                     None => break None,
                 },
-                Some(event) = inputs.session.recv() => self.session_event(event).await,
-                Some(event) = inputs.lane.recv() => self.lane_event(event),
+                Some(event) = inputs.session.recv() => self.session_events(event, &mut inputs.session).await,
+                Some(event) = inputs.lane.recv() => self.lane_events(event, &mut inputs.lane),
                 Some(done) = inputs.done.recv() => self.done(done),
                 Some((query, verdict)) = inputs.dns.recv() => {
                     let _ = verdict.send(self.engine.handle_dns_query(&query, clock::now()));
                 }
-                Some(()) = inputs.addresses.recv() => self.tell_candidates().await,
+                Some(()) = inputs.addresses.recv() => {
+                    self.machine.follow_links().await;
+                    self.tell_candidates().await;
+                }
+                Some(()) = inputs.resolver.recv() => self.machine.follow_resolver(),
                 () = tokio::time::sleep(wait) => {}
             }
             self.timers();
@@ -120,6 +146,8 @@ impl Node {
         self.pump();
         self.keeper = None;
         self.machine.undo(&self.lane).await;
+        // With it goes the claim to this machine: whoever asked may start a node at once.
+        drop(self);
         if let Some(stopped) = stopped {
             let _ = stopped.send(());
         }
@@ -157,7 +185,9 @@ impl Node {
                 EngineEvent::Resolve(host) => self.resolve(host),
                 EngineEvent::QueryUsage => self.query_usage(),
                 EngineEvent::Denied(resource, reason) => {
-                    tracing::info!(%resource, %reason, "no access");
+                    if let Some(unsaid) = self.log.denied.admit(clock::now()) {
+                        tracing::info!(%resource, %reason, unsaid, "no access");
+                    }
                     self.answer_grants(|waiting| (waiting == resource).then(|| Err(reason.to_string())));
                 }
             }
@@ -208,7 +238,7 @@ impl Node {
             let mut addresses: Vec<IpAddr> = match tokio::net::lookup_host((host.as_str(), 0)).await {
                 Ok(found) => found.map(|addr| addr.ip()).collect(),
                 Err(error) => {
-                    tracing::warn!(%host, %error, "a resource's target can't be resolved");
+                    tracing::debug!(%host, %error, "a resource's target can't be resolved");
                     Vec::new()
                 }
             };
@@ -230,8 +260,37 @@ impl Node {
         let now = clock::now();
         match done {
             Done::Access(resource, reply) => self.engine.handle_access_reply(resource, reply, now),
-            Done::Resolved(host, addresses) => self.engine.handle_resolved(&host, addresses, now),
+            Done::Resolved(host, addresses) => {
+                if addresses.is_empty()
+                    && let Some(unsaid) = self.log.unresolved.admit(now)
+                {
+                    tracing::warn!(%host, unsaid, "a resource's target can't be resolved");
+                }
+                self.engine.handle_resolved(&host, addresses, now);
+            }
             Done::Usage(in_use) => self.engine.handle_usage(&in_use, now),
+        }
+    }
+
+    /// A burst, such as a miss for each new connection, is one batch for the engine.
+    fn lane_events(&mut self, first: LaneEvent, more: &mut mpsc::UnboundedReceiver<LaneEvent>) {
+        self.lane_event(first);
+        for _ in 1..BATCH {
+            let Ok(event) = more.try_recv() else { return };
+            self.lane_event(event);
+        }
+    }
+
+    /// A thousand grants in a row are one batch for the engine, and make one table.
+    async fn session_events(&mut self, first: SessionEvent, more: &mut mpsc::Receiver<SessionEvent>) {
+        self.session_event(first).await;
+        for _ in 1..BATCH {
+            let Ok(event) = more.try_recv() else { return };
+            if !matches!(event, SessionEvent::Message(_)) {
+                // What was said in one session is done before the next.
+                self.pump();
+            }
+            self.session_event(event).await;
         }
     }
 
@@ -250,6 +309,7 @@ impl Node {
     }
 
     fn fail(&mut self, problem: String) {
+        self.is_stuck = true;
         self.answer_usable(&Err(problem.clone()));
         self.problem = Some(problem);
     }
@@ -261,7 +321,9 @@ impl Node {
             SessionEvent::Disconnected(why) => {
                 self.session = None;
                 self.engine.handle_disconnected();
-                tracing::warn!(why, "not connected to the coordinator; trying again");
+                if let Some(unsaid) = self.log.disconnected.admit(clock::now()) {
+                    tracing::warn!(why, unsaid, "not connected to the coordinator; trying again");
+                }
                 self.problem = Some(format!("not connected to the coordinator: {why}; trying again"));
             }
             SessionEvent::Evicted(eviction) => {
@@ -277,11 +339,15 @@ impl Node {
     async fn message(&mut self, message: CoordinatorMessage) {
         match &message {
             CoordinatorMessage::Welcome(welcome) => {
+                if let Err(error) = welcome.check() {
+                    tracing::error!(%error, "the coordinator's welcome can't be followed");
+                    return self.fail(format!("the coordinator's welcome can't be followed: {error}"));
+                }
                 if let Err(error) = self.machine.configure(self.state.path(), welcome, &self.dns).await {
                     tracing::error!(error = format!("{error:#}"), "the machine can't be set up");
                     return self.fail(format!("{error:#}"));
                 }
-                self.problem = None;
+                (self.problem, self.is_stuck) = (None, false);
                 self.renew_certificate_at = Some(clock::now() + welcome.renew_certificate_in);
                 self.welcome = Some(Welcome {
                     catalogue: Vec::new(),
@@ -302,8 +368,9 @@ impl Node {
         let is_welcome = matches!(message, CoordinatorMessage::Welcome(_));
         let has_names = is_welcome || matches!(message, CoordinatorMessage::Catalogue { .. });
         self.engine.handle_message(message, clock::now());
-        self.pump();
         if has_names {
+            // Not behind the machine's resolver, which may take its time.
+            self.pump();
             let resources = self.engine.resources(clock::now());
             self.machine.set_aliases(resources.into_iter().flat_map(|held| held.entry.aliases).collect()).await;
         }

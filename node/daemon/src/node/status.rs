@@ -17,14 +17,22 @@ impl Node {
             Command::Stop(_) => unreachable!("ends the loop"),
             Command::Usable(answer) => match &self.problem {
                 None if self.welcome.is_some() => drop(answer.send(Ok(()))),
-                Some(problem) if self.is_evicted => drop(answer.send(Err(problem.clone()))),
+                Some(problem) if self.is_stuck => drop(answer.send(Err(problem.clone()))),
                 _ => self.wait_usable.push(answer),
             },
             Command::Grant(resource, answer) => {
                 self.wait_grant.push((resource, answer));
                 self.engine.handle_wanted(resource, clock::now());
             }
-            Command::Status(answer) => drop(answer.send(self.status().await)),
+            Command::Status(answer) => {
+                let (mut status, concern) = (self.status().await, self.machine.concern());
+                tokio::spawn(async move {
+                    if status.problem.is_none() {
+                        status.problem = concern.await;
+                    }
+                    let _ = answer.send(status);
+                });
+            }
             Command::Resources(answer) => drop(answer.send(self.resources())),
             Command::GatewayOf(resource, answer) => {
                 let held = self.engine.resources(clock::now()).into_iter().find(|held| held.entry.id == resource);
@@ -41,7 +49,7 @@ impl Node {
                 let _ = answer.send(found);
             }
             Command::Uapi(answer) => drop(answer.send(self.uapi().await)),
-            Command::HasEnded(answer) => drop(answer.send(self.is_evicted)),
+            Command::HasEnded(answer) => drop(answer.send(self.is_evicted || self.is_stuck)),
         }
     }
 
@@ -105,6 +113,7 @@ impl Node {
             last_handshake: peer.stats.last_handshake.map(wall_clock),
             tx_bytes: peer.stats.sent_bytes,
             rx_bytes: peer.stats.received_bytes,
+            persistent_keepalive: peer.persistent_keepalive,
         });
         UapiStatus { listen_port: self.hello.borrow().wireguard_port, peers: peers.collect() }
     }

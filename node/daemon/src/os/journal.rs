@@ -16,8 +16,14 @@ const FILE: &str = "machine.json";
 pub(super) enum Entry {
     /// The node's nftables table.
     Firewall { interface: String },
-    /// A kernel setting.
-    Sysctl { path: String, before: String, ours: String },
+    /// A kernel setting, and those that the kernel changes with it, as they were.
+    Sysctl {
+        path: String,
+        before: String,
+        ours: String,
+        #[serde(default)]
+        beside: Vec<(String, String)>,
+    },
     /// `/etc/resolv.conf`.
     ResolvConf(SavedResolvConf),
     /// systemd-resolved's settings of the interface.
@@ -70,6 +76,13 @@ impl Journal {
         Ok(())
     }
 
+    /// Notes a change that is about to be made, in place of one that was.
+    pub(super) fn replace(&mut self, old: &Entry, new: Entry) -> Result<()> {
+        self.entries.retain(|entry| entry != old);
+        self.entries.push(new);
+        self.save()
+    }
+
     /// Takes all entries out, the last one first. What is not put back with [`Self::keep`] is forgotten at the next save.
     pub(super) fn take_reversed(&mut self) -> impl Iterator<Item = Entry> + use<> {
         std::mem::take(&mut self.entries).into_iter().rev()
@@ -113,5 +126,16 @@ mod tests {
         assert_eq!(journal.take_reversed().collect::<Vec<_>>(), [entry(1)]);
         journal.save().unwrap();
         assert!(!dir.path().join(FILE).exists());
+        journal.add(entry(1)).unwrap();
+        journal.replace(&entry(1), entry(3)).unwrap();
+        assert_eq!(Journal::load(dir.path()).unwrap().take_reversed().collect::<Vec<_>>(), [entry(3)]);
+    }
+
+    #[test]
+    fn a_journal_of_an_earlier_version_is_still_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = r#"[{"kind": "sysctl", "path": "net/ipv4/ip_forward", "before": "0", "ours": "1"}]"#;
+        std::fs::write(dir.path().join(FILE), old).unwrap();
+        assert_eq!(Journal::load(dir.path()).unwrap().take_reversed().count(), 1);
     }
 }

@@ -1,7 +1,8 @@
 //! What the node changes on the machine, each change written down before it is made.
 //!
 //! - [`interface`]: a name for the TUN device; `links`: its addresses and routes
-//! - `firewall`: what the kernel must not let pass, and masquerading on gateways; `sysctl`: forwarding
+//! - `firewall`: what the kernel must not let pass, and masquerading on gateways; `inner`: where containers are
+//! - `sysctl`: forwarding
 //! - `resolver`: the machine's resolver, systemd-resolved or `/etc/resolv.conf`
 //! - `journal`: what was there before, for `postern down`, and for the next start after a crash
 //! - [`candidates`]: this machine's addresses; `posture`: what the device says of itself
@@ -10,6 +11,7 @@ pub mod candidates;
 pub mod interface;
 
 mod firewall;
+mod inner;
 mod journal;
 mod links;
 mod posture;
@@ -24,10 +26,11 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use postern_model::{Fqdn, NetworkRanges, OverlayAddr};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use self::{
     journal::{Entry, Journal},
-    resolver::Asked,
+    resolver::Resolver,
 };
 
 pub use posture::posture;
@@ -51,11 +54,11 @@ pub struct NetworkConfig {
 #[derive(Debug)]
 pub struct Configured {
     state_dir: PathBuf,
-    interface: String,
-    zone: Fqdn,
-    asked: Asked,
+    config: NetworkConfig,
+    /// The interfaces that the firewall knows as containers'.
+    inner: Vec<String>,
+    resolver: Resolver,
     aliases: BTreeSet<Fqdn>,
-    upstreams: Vec<SocketAddr>,
 }
 
 impl Configured {
@@ -64,19 +67,14 @@ impl Configured {
     ///
     /// # Errors
     /// When the system refuses any of it; then nothing stays changed.
-    pub async fn apply(state_dir: &Path, config: &NetworkConfig) -> Result<Self> {
+    pub async fn apply(state_dir: &Path, config: NetworkConfig) -> Result<Self> {
         let mut journal = Journal::load(state_dir)?;
-        match set_up(&mut journal, config).await {
-            Ok((asked, upstreams)) => Ok(Self {
-                state_dir: state_dir.to_owned(),
-                interface: config.interface.clone(),
-                zone: config.zone.clone(),
-                asked,
-                aliases: BTreeSet::new(),
-                upstreams,
-            }),
+        match set_up(&mut journal, &config).await {
+            Ok((inner, resolver)) => {
+                Ok(Self { state_dir: state_dir.to_owned(), config, inner, resolver, aliases: BTreeSet::new() })
+            }
             Err(error) => {
-                if let Err(error) = recover(state_dir).await {
+                if let Err(error) = take_back(state_dir, Some(&config.interface)).await {
                     tracing::error!(error = format!("{error:#}"), "what was changed can't be set back");
                 }
                 Err(error)
@@ -89,19 +87,59 @@ impl Configured {
     /// # Errors
     /// When systemd-resolved refuses.
     pub async fn set_aliases(&mut self, aliases: BTreeSet<Fqdn>) -> Result<()> {
-        if let Asked::ByName = self.asked
-            && aliases != self.aliases
-        {
-            let names: Vec<_> = std::iter::once(&self.zone).chain(&aliases).collect();
-            resolver::tell_names(&self.interface, &names).await?;
+        if aliases != self.aliases {
+            self.resolver.set_names(&self.config.interface, &self.config.zone, &aliases).await?;
         }
         self.aliases = aliases;
         Ok(())
     }
 
-    /// The resolvers that were there before, for all names that are not this node's.
+    /// The machine's interfaces have changed; containers may have come or gone.
+    ///
+    /// # Errors
+    /// When the firewall refuses.
+    pub async fn follow_links(&mut self) -> Result<()> {
+        let inner = inner::inner().await?;
+        if inner != self.inner {
+            firewall::apply(&self.config, &inner).await?;
+            self.inner = inner;
+        }
+        Ok(())
+    }
+
+    /// The files by which the machine's resolver goes.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        self.resolver.files()
+    }
+
+    /// Tells, until aborted, when to call [`follow_resolver`](Self::follow_resolver).
+    pub fn watch_resolver(&self, news: mpsc::Sender<()>) -> JoinHandle<()> {
+        resolver::watch::watch(self.watched(), news)
+    }
+
+    /// The machine's resolver may have been changed by another program: leads names to this node again.
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub fn follow_resolver(&mut self) -> Result<()> {
+        let mut journal = Journal::load(&self.state_dir)?;
+        self.resolver.follow(&mut journal, self.config.addr.v4).context("the resolver can't be followed")
+    }
+
+    /// The resolvers that the machine has beside this node, for all names that are not this node's.
     pub fn upstreams(&self) -> &[SocketAddr] {
-        &self.upstreams
+        self.resolver.upstreams()
+    }
+
+    /// What on this machine keeps the node from doing all that it should, and what to do about it.
+    pub fn concern(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        let (note, interface) = (self.resolver.note(), self.config.interface.clone());
+        let is_gateway = self.config.is_gateway;
+        async move {
+            let obstacle = if is_gateway { firewall::obstacle(&interface).await } else { None };
+            let concerns: Vec<_> = obstacle.into_iter().chain(note).collect();
+            (!concerns.is_empty()).then(|| concerns.join("; "))
+        }
     }
 
     /// Sets everything back.
@@ -109,24 +147,29 @@ impl Configured {
     /// # Errors
     /// With all that could not be; the next start tries again.
     pub async fn undo(self) -> Result<()> {
-        recover(&self.state_dir).await
+        take_back(&self.state_dir, Some(&self.config.interface)).await
     }
 }
 
-async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Asked, Vec<SocketAddr>)> {
+async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Vec<String>, Resolver)> {
+    let inner = inner::inner().await.unwrap_or_else(|error| {
+        tracing::warn!(error = format!("{error:#}"), "this machine's containers can't be found; they get no names");
+        Vec::new()
+    });
     journal.add(Entry::Firewall { interface: config.interface.clone() })?;
-    firewall::apply(config).await?;
+    firewall::apply(config, &inner).await?;
     links::apply(config).await.context("addresses and routes can't be set")?;
     if config.is_gateway {
-        for (path, value) in sysctl::for_gateway(&config.interface) {
+        for sysctl::Setting { path, value, beside } in sysctl::for_gateway(&config.interface) {
             if let Some(before) = sysctl::read(&path)?.filter(|before| *before != value) {
                 // A gateway's own interface takes its settings with it.
-                journal.add(Entry::Sysctl { path: path.clone(), before, ours: value.clone() })?;
-                sysctl::write(&path, &value)?;
+                journal.add(Entry::Sysctl { path: path.clone(), before, ours: value.into(), beside })?;
+                sysctl::write(&path, value)?;
             }
         }
     }
-    resolver::apply(journal, config).await.context("the resolver can't be set up")
+    let resolver = Resolver::apply(journal, config).await.context("the resolver can't be set up")?;
+    Ok((inner, resolver))
 }
 
 /// Undoes what a crashed run left behind, and what this run changed.
@@ -134,13 +177,21 @@ async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Asked,
 /// # Errors
 /// With all that could not be undone; it stays in the journal for the next try.
 pub async fn recover(state_dir: &Path) -> Result<()> {
+    take_back(state_dir, None).await
+}
+
+/// `own` is the interface of the node that is asking, if there is one.
+async fn take_back(state_dir: &Path, own: Option<&str>) -> Result<()> {
+    // A name may have been given to another node, which is alive, since this one's crash.
+    let is_anothers = |name: &str| own != Some(name) && interface::index_of(name).is_ok();
     let mut journal = Journal::load(state_dir)?;
     let mut errors = Vec::new();
     // The last change first.
     for entry in journal.take_reversed() {
         let undone = match &entry {
+            Entry::Firewall { interface } | Entry::Resolved { interface } if is_anothers(interface) => Ok(()),
             Entry::Firewall { interface } => firewall::remove(interface).await,
-            Entry::Sysctl { path, before, ours } => sysctl::restore(path, before, ours),
+            Entry::Sysctl { path, before, ours, beside } => sysctl::restore(path, before, ours, beside),
             Entry::ResolvConf(saved) => resolver::restore(saved),
             Entry::Resolved { interface } => resolver::revert_resolved(interface).await,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_model::{DenyReason, GrantId, Moment, ResourceId, Target};
+use postern_model::{DenyReason, Fqdn, GrantId, Moment, ResourceId, Target};
 use postern_wire::{AccessReply, CatalogueEntry, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
 
 use super::{Carried, Engine, EngineEvent, Held, Place};
@@ -35,17 +35,19 @@ impl Engine {
         self.connected = true;
         self.acknowledgements.clear();
         self.place = Some(Place { own: welcome.addr, ranges: welcome.ranges, zone: welcome.zone });
-        self.catalogue = welcome.catalogue.into_iter().map(|entry| (entry.id, entry)).collect();
-        self.index_names();
+        self.requests.begin_session();
+        self.catalogue.clear();
+        self.enter(welcome.catalogue);
         let before = std::mem::take(&mut self.held);
         for mut granted in welcome.granted {
             let known = before.get(&granted.resource).filter(|held| held.granted.grant == granted.grant);
             keep_candidates(&mut granted, known);
             self.hold(granted, now);
         }
-        self.carried.clear();
+        let before = std::mem::take(&mut self.carried);
         for install in welcome.installed {
-            self.carry(install, now);
+            let is_inherited = !before.contains_key(&install.grant);
+            self.carry(install, is_inherited, now);
         }
         self.publish();
         self.acknowledge_resolved();
@@ -59,9 +61,18 @@ impl Engine {
             self.held.remove(id);
             self.refuse_waiting(*id, DropReason::AccessDenied);
         }
-        self.catalogue.extend(put.into_iter().map(|entry| (entry.id, entry)));
-        self.index_names();
+        self.enter(put);
         self.publish();
+    }
+
+    /// Enters resources into the catalogue.
+    fn enter(&mut self, entries: Vec<CatalogueEntry>) {
+        for mut entry in entries {
+            // All of a top-level domain is nobody's to take over, and names without a dot belong to the local network.
+            entry.aliases.retain(Fqdn::has_parent);
+            self.catalogue.insert(entry.id, entry);
+        }
+        self.index_names();
     }
 
     fn index_names(&mut self) {
@@ -92,6 +103,7 @@ impl Engine {
         self.carried.clear();
         self.refuse_all_waiting(DropReason::AccessDenied);
         self.publish();
+        self.settle_table();
         self.place = None;
     }
 
@@ -101,13 +113,17 @@ impl Engine {
             Some(AccessReply::Granted(granted)) => Some(self.requests.unless_revoked(granted)),
             reply => reply,
         };
-        let is_overtaken = self.requests.answered(resource);
+        let answered = self.requests.answered(resource);
+        if answered.is_of_earlier_session {
+            // What this session said since counts, and not what the last one was about to say.
+            return self.ask_waiting_for(resource, now);
+        }
         match reply {
             Some(AccessReply::Granted(granted)) if granted.resource == resource => {
                 self.hold(granted, now);
                 self.publish();
                 self.replay_waiting(resource);
-                if is_overtaken {
+                if answered.is_overtaken {
                     self.ask(resource, None, now);
                 }
             }
@@ -147,12 +163,13 @@ impl Engine {
     }
 
     fn handle_install(&mut self, install: InstallGrant, now: Moment) {
-        self.carry(install, now);
+        let grant = install.grant;
+        self.carry(install, false, now);
         self.publish();
-        self.acknowledge_resolved();
+        self.acknowledge(grant);
     }
 
-    fn carry(&mut self, install: InstallGrant, now: Moment) {
+    fn carry(&mut self, install: InstallGrant, is_inherited: bool, now: Moment) {
         if let Target::Host(host) = &install.target
             && self.targets.want(host, now)
         {
@@ -160,21 +177,27 @@ impl Engine {
         }
         let unacknowledged = self.carried.get(&install.grant).map_or(0, |carried| carried.unacknowledged) + 1;
         let expires = now + install.lease;
-        self.carried.insert(install.grant, Carried { install, expires, unacknowledged });
+        self.carried.insert(install.grant, Carried { install, expires, is_inherited, unacknowledged });
     }
 
     /// Acknowledges, once the table just published is in force, what waits for no name.
     pub(super) fn acknowledge_resolved(&mut self) {
-        for (id, carried) in &mut self.carried {
-            let is_ready = match &carried.install.target {
-                Target::Ip(_) => true,
-                Target::Host(host) => self.targets.was_answered(host),
-            };
-            if is_ready {
-                let acknowledgement = NodeMessage::GrantInstalled { grant: *id };
-                for _ in 0..std::mem::take(&mut carried.unacknowledged) {
-                    self.acknowledgements.push_back((self.generation, acknowledgement.clone()));
-                }
+        let waiting = self.carried.iter().filter(|(_, carried)| carried.unacknowledged > 0).map(|(id, _)| *id);
+        for grant in waiting.collect::<Vec<_>>() {
+            self.acknowledge(grant);
+        }
+    }
+
+    /// The same for one grant.
+    fn acknowledge(&mut self, grant: GrantId) {
+        let Some(carried) = self.carried.get_mut(&grant) else { return };
+        let is_ready = match &carried.install.target {
+            Target::Ip(_) => true,
+            Target::Host(host) => self.targets.was_answered(host),
+        };
+        if is_ready {
+            for _ in 0..std::mem::take(&mut carried.unacknowledged) {
+                self.acknowledgements.push_back((self.generation, NodeMessage::GrantInstalled { grant }));
             }
         }
     }
@@ -233,7 +256,7 @@ impl Engine {
 
 impl Held {
     /// A renewal comes to nothing now.
-    fn look_again(&mut self, now: Moment) {
+    pub(super) fn look_again(&mut self, now: Moment) {
         self.renew_at = now + (self.expires.since(now) / RETRY_SHARE).max(MIN_RETRY);
     }
 }

@@ -24,7 +24,7 @@ use std::{
 use postern_model::{DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, ResourceId};
 use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice};
 
-use self::{requests::Requests, targets::Targets};
+use self::{publish::Events, requests::Requests, targets::Targets};
 use crate::{DropReason, ForwardingTable, Generation};
 
 /// What the shell is to do, in order.
@@ -95,6 +95,8 @@ struct Held {
 struct Carried {
     install: InstallGrant,
     expires: Moment,
+    /// Whether the client may have a session that this node has lost: it carried the grant before this node started.
+    is_inherited: bool,
     /// How many acknowledgements the coordinator waits for, which wait for the target's name.
     unacknowledged: u32,
 }
@@ -114,7 +116,7 @@ pub struct Engine {
     generation: Generation,
     /// What is to be said once a generation is in force.
     acknowledgements: VecDeque<(Generation, NodeMessage)>,
-    events: VecDeque<EngineEvent>,
+    events: Events,
 }
 
 impl Default for Engine {
@@ -137,7 +139,7 @@ impl Engine {
             requests: Requests::default(),
             generation: Generation::default(),
             acknowledgements: VecDeque::new(),
-            events: VecDeque::new(),
+            events: Events::default(),
         }
     }
 
@@ -157,9 +159,10 @@ impl Engine {
         held.chain(carried).chain(rest.into_iter().flatten()).min()
     }
 
-    /// The next thing to do.
+    /// The next thing to do. Whatever happened since the last table makes one table together: tell the engine all that
+    /// there is to tell before asking.
     pub fn poll_event(&mut self) -> Option<EngineEvent> {
-        self.events.pop_front()
+        self.next_event()
     }
 
     /// The catalogue with what is held, by name.

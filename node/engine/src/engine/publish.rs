@@ -1,17 +1,78 @@
 //! The table that follows from grants, catalogue and names.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use postern_model::{Candidate, OverlayAddr, PresharedKey, PublicKey};
 
 use super::{Engine, EngineEvent};
 use crate::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};
 
+/// What is to be done, in order.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    queue: VecDeque<Entry>,
+    /// Whether a table is among it that is still to be made.
+    has_table: bool,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// The table, to be made when its turn comes, of all that has changed by then.
+    Table,
+    Event(EngineEvent),
+}
+
+impl Events {
+    pub(super) fn push_back(&mut self, event: EngineEvent) {
+        self.queue.push_back(Entry::Event(event));
+    }
+
+    /// Sees to it that a table is among it; whether it was not.
+    fn want_table(&mut self) -> bool {
+        let is_new = !std::mem::replace(&mut self.has_table, true);
+        if is_new {
+            self.queue.push_back(Entry::Table);
+        }
+        is_new
+    }
+}
+
 impl Engine {
-    /// Publishes the next generation.
+    /// Publishes the next generation. What is published before the shell asks what to do is one and the same, since a
+    /// table costs as much as there are grants. It comes where the first change did: later than it was asked for, a table
+    /// is only ever newer.
     pub(super) fn publish(&mut self) {
-        let Some(place) = &self.place else { return };
-        self.generation = Generation(self.generation.0 + 1);
+        if self.place.is_some() && self.events.want_table() {
+            self.generation = Generation(self.generation.0 + 1);
+        }
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<EngineEvent> {
+        loop {
+            match self.events.queue.pop_front()? {
+                Entry::Event(event) => return Some(event),
+                Entry::Table => {
+                    self.events.has_table = false;
+                    if let Some(table) = self.table() {
+                        return Some(EngineEvent::Publish(table));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the table that is still to be made now, before what it is made of is gone.
+    pub(super) fn settle_table(&mut self) {
+        let Some(table) = self.table() else { return };
+        if let Some(entry) = self.events.queue.iter_mut().find(|entry| matches!(entry, Entry::Table)) {
+            *entry = Entry::Event(EngineEvent::Publish(table));
+            self.events.has_table = false;
+        }
+    }
+
+    /// The table of this moment, if there can be one.
+    fn table(&self) -> Option<Arc<ForwardingTable>> {
+        let place = self.place.as_ref()?;
         let mut table = ForwardingTable::empty(self.generation, place.own, place.ranges);
         for entry in self.catalogue.values() {
             let visible = Visible { resource: entry.id, addr: entry.addr, filter: entry.filter.clone() };
@@ -50,9 +111,10 @@ impl Engine {
             for pair in both(install.client.addr).into_iter().zip(both(install.resource_addr)) {
                 table.carried.insert(pair, Arc::clone(&grant));
             }
-            add_peer(&mut table, install.client.wireguard, &install.preshared_key, &install.candidates, false);
+            let (key, psk) = (install.client.wireguard, &install.preshared_key);
+            add_peer(&mut table, key, psk, &install.candidates, carried.is_inherited);
         }
-        self.events.push_back(EngineEvent::Publish(Arc::new(table)));
+        Some(Arc::new(table))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Access requests, and the packets that wait for them: held for a while, never lost in silence.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use postern_model::{DenyReason, GrantId, Moment, ResourceId};
 use postern_wire::{AccessReply, Granted};
@@ -14,8 +17,8 @@ const HOLD: Duration = Duration::from_secs(10);
 const DENIAL: Duration = Duration::from_secs(1);
 /// What could not be asked is asked again after this long.
 const RETRY: Duration = Duration::from_secs(1);
-/// More packets than this do not wait for one resource.
-const MAX_PACKETS: usize = 64;
+/// More packets than this do not wait for one resource: a burst of new connections, each with its first packet.
+const MAX_PACKETS: usize = 1024;
 /// More bytes than this do not wait in all.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -26,6 +29,8 @@ struct Request {
     /// The session has told of the grant since it was asked for. The answer comes on a stream of its own: which of the two
     /// is the newer one, nobody can tell.
     is_overtaken: bool,
+    /// It was asked in a session that has ended.
+    is_of_earlier_session: bool,
     packets: Vec<Vec<u8>>,
     /// When the packets have waited too long.
     until: Option<Moment>,
@@ -33,10 +38,20 @@ struct Request {
     retry_at: Option<Moment>,
 }
 
+/// What is to be known of the request that an answer is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Answered {
+    /// See [`Request`].
+    pub(super) is_overtaken: bool,
+    /// See [`Request`].
+    pub(super) is_of_earlier_session: bool,
+}
+
 /// All open requests, and denials that still stand.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    open: HashMap<ResourceId, Request>,
+    /// In order, so that what is asked for at once is asked for in the same order each time.
+    open: BTreeMap<ResourceId, Request>,
     denied: HashMap<ResourceId, Moment>,
     /// Revoked while requests are open: the answer that grants them comes on a stream of its own, and may come later.
     revoked: HashMap<GrantId, DenyReason>,
@@ -44,18 +59,28 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Notes that the coordinator has answered, or can't; returns whether the answer may be out of date already.
-    pub(super) fn answered(&mut self, resource: ResourceId) -> bool {
-        let mut is_overtaken = false;
+    /// Notes that the coordinator has answered, or can't.
+    pub(super) fn answered(&mut self, resource: ResourceId) -> Answered {
+        let mut answered = Answered::default();
         if let Some(request) = self.open.get_mut(&resource) {
             request.in_flight = false;
-            is_overtaken = std::mem::take(&mut request.is_overtaken);
+            answered = Answered {
+                is_overtaken: std::mem::take(&mut request.is_overtaken),
+                is_of_earlier_session: std::mem::take(&mut request.is_of_earlier_session),
+            };
             self.forget_if_done(resource);
         }
         if !self.is_any_in_flight() {
             self.revoked.clear();
         }
-        is_overtaken
+        answered
+    }
+
+    /// Notes that a session begins: what is being asked was asked in one that has ended.
+    pub(super) fn begin_session(&mut self) {
+        for request in self.open.values_mut() {
+            request.is_of_earlier_session |= request.in_flight;
+        }
     }
 
     /// Notes that the session has told of a grant.
@@ -187,6 +212,15 @@ impl Engine {
             } else {
                 self.refuse_waiting(resource, DropReason::AccessDenied);
             }
+        }
+    }
+
+    /// Asks again if something waits.
+    pub(super) fn ask_waiting_for(&mut self, resource: ResourceId, now: Moment) {
+        if self.requests.open.contains_key(&resource) {
+            self.ask(resource, None, now);
+        } else if let Some(held) = self.held.get_mut(&resource) {
+            held.look_again(now);
         }
     }
 

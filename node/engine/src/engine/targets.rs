@@ -62,8 +62,10 @@ impl Engine {
         // A name that leads into the overlay would let one resource's grant reach another.
         let is_outside =
             |addr: &IpAddr| ranges.is_none_or(|ranges| !ranges.is_resource(*addr) && !ranges.is_device(*addr));
-        let usable = |addr: &IpAddr| is_outside(addr) && !addr.is_unspecified() && !addr.is_multicast();
-        let addresses: Vec<_> = addresses.into_iter().filter(usable).collect();
+        // Nor may whoever answers for a name choose the gateway itself: only an admin does, with an address.
+        let is_elsewhere = |addr: &IpAddr| !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback();
+        let usable = |addr: &IpAddr| is_outside(addr) && is_elsewhere(addr);
+        let addresses: Vec<_> = addresses.into_iter().map(|addr| addr.to_canonical()).filter(usable).collect();
         let Some(name) = self.targets.names.get_mut(host) else { return };
         name.next = now + if addresses.is_empty() { RETRY } else { REFRESH };
         let is_news = !addresses.is_empty() && name.addresses != addresses;

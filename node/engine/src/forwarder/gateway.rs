@@ -51,7 +51,9 @@ impl Forwarder {
             self.gateway.open(inside, grant, segment.as_ref(), now).map_err(Refusal::Answered)?
         };
         flow.note(End::Opener, segment.as_ref(), now);
-        clamp_mss(packet, parsed, self.mtu);
+        // The answers are as long as this lets them be, and come through TUN before they are translated.
+        let longer_by = if flow.outside.service.is_ipv6() && !parsed.is_v6() { FAMILY_DIFFERENCE } else { 0 };
+        clamp_mss(packet, parsed, self.mtu.saturating_sub(longer_by));
         let rewritten = rewrite(packet, parsed, &flow.outside.to_service(), &mut self.scratch).map_err(untranslated)?;
         self.counters.in_packets += 1;
         sink.send_packet(rewritten);

@@ -35,6 +35,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use postern_model::{Moment, PublicKey, ResourceId};
 use postern_packet::{ParseError, Parsed, parse};
 use postern_wireguard::{PrivateKey, TunnelStats};
+use rustc_hash::FxHashSet;
 
 use self::{
     answer::{Answers, Refusal},
@@ -45,8 +46,12 @@ use crate::{Counters, DropReason, ForwardingTable, Generation};
 
 /// The longest inner packet, unless [`Forwarder::set_mtu`] says otherwise: what fits, sealed, into 1500 bytes of IPv6.
 const DEFAULT_MTU: u16 = 1420;
-/// How often silent flows are looked for.
+/// How often silent flows are looked for, and who is to be kept awake.
 const IDLE_SWEEP: Duration = Duration::from_secs(5);
+/// A gateway through which this machine has open flows hears from it at least this often, give or take a sweep: firewalls
+/// and address translators forget UDP after as little as 30 seconds, and a server that speaks first after a pause must
+/// still get through.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// A permitted packet from TUN for a resource without a grant: ask, hold it, replay it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,8 @@ pub struct PeerStatus {
     pub stats: TunnelStats,
     /// Open flows through it.
     pub flows: usize,
+    /// How often it is sent something at least, while it is.
+    pub persistent_keepalive: Option<Duration>,
 }
 
 /// Moves packets between TUN and peers.
@@ -180,10 +187,14 @@ impl Forwarder {
         }
     }
 
-    /// Held packets that no grant came for: answered (RST, ICMP) so that the user sees a refusal.
+    /// Held packets that no grant came for: answered (RST, ICMP) so that the user sees a refusal; but those that were not
+    /// held, for want of room, are only counted.
     pub fn handle_refused(&mut self, packet: &[u8], reason: DropReason, sink: &mut impl ForwarderSink, now: Moment) {
         if let Some(parsed) = self.parse(packet) {
-            self.refuse_to_tun(packet, &parsed, Refusal::Answered(reason), sink, now);
+            // What found no room is no refusal: the sender tries again, and finds room then.
+            let refusal =
+                if reason == DropReason::PendingFull { Refusal::Silent(reason) } else { Refusal::Answered(reason) };
+            self.refuse_to_tun(packet, &parsed, refusal, sink, now);
         }
     }
 
@@ -213,6 +224,9 @@ impl Forwarder {
         if self.next_idle_sweep <= now {
             self.client.expire(now);
             self.gateway.expire(now);
+            // Without any flow left, a peer's own timer for this comes here before it is followed.
+            let in_use: FxHashSet<_> = self.client.peers().collect();
+            self.peers.keep_awake(KEEPALIVE, |key| in_use.contains(key));
             self.next_idle_sweep = now + IDLE_SWEEP;
         }
         self.peers.handle_timeout(sink, &mut self.counters, now);

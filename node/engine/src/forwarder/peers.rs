@@ -2,12 +2,22 @@
 //!
 //! A handshake goes to every candidate of a peer; the first authentic datagram says where the peer is, and each later
 //! one says it anew. Nobody outside the table is answered.
+//!
+//! Two signs say that a peer and this node no longer share what they did: a sealed packet for a session that is not known
+//! (this node was restarted), and an initiation that is older than one before (the peer was, and its clock set back).
+//! Neither is authentic, so all that follows is a handshake of this node's own to where it came from, if the peer may be
+//! there: the peer would find out by itself, but only after many seconds.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use postern_model::{Moment, OverlayAddr, PublicKey};
 use postern_wireguard::{
     Admission, Gate, Kind, MIN_BUFFER, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelError, classify,
+    constants::REKEY_TIMEOUT,
 };
 use rustc_hash::FxHashMap;
 
@@ -16,6 +26,8 @@ use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Of so many peers that may be behind one address, each is called when something for nobody comes from there.
+const CALLED_AT_ONCE: usize = 32;
 
 /// One peer.
 struct PeerState {
@@ -36,6 +48,8 @@ pub(super) struct Peers {
     gate: Gate,
     by_key: FxHashMap<PublicKey, PeerState>,
     by_index: FxHashMap<u32, PublicKey>,
+    /// Who may be reached at an address, by any port.
+    by_place: FxHashMap<IpAddr, Vec<PublicKey>>,
     next_index: u32,
     /// Not later than the earliest timer of a tunnel or a queue.
     due: Option<Moment>,
@@ -47,11 +61,14 @@ impl Peers {
     pub(super) fn new(private: PrivateKey, now: Moment) -> Self {
         Self {
             gate: Gate::new(&private, now),
-            // Somewhere else on each node, so that a mixed up capture still tells nodes apart.
-            next_index: u32::from_le_bytes(*private.public().0.first_chunk().unwrap_or(&[0; 4])),
+            // Somewhere else on each node, so that a mixed up capture still tells nodes apart, and at each start, so that
+            // packets for a session from before it are not taken for another peer's.
+            next_index: u32::from_le_bytes(*private.public().0.first_chunk().unwrap_or(&[0; 4]))
+                ^ now.since_boot().subsec_nanos(),
             private,
             by_key: FxHashMap::default(),
             by_index: FxHashMap::default(),
+            by_place: FxHashMap::default(),
             due: None,
             out: vec![0; MIN_BUFFER],
         }
@@ -71,6 +88,15 @@ impl Peers {
                 None => self.add(Arc::clone(peer), sink, now),
             }
         }
+        self.by_place.clear();
+        for (key, peer) in &table.peers {
+            for candidate in &peer.candidates {
+                let there = self.by_place.entry(candidate.ip().to_canonical()).or_default();
+                if !there.contains(key) && there.len() < CALLED_AT_ONCE {
+                    there.push(*key);
+                }
+            }
+        }
         for grant in table.carried.values() {
             if let Some(state) = self.by_key.get_mut(&grant.peer) {
                 state.client_addr = Some(grant.client_addr);
@@ -86,7 +112,8 @@ impl Peers {
         self.by_index.insert(index, key);
         let state = self.by_key.entry(key).insert_entry(state).into_mut();
         if initiate {
-            // The grant was asked for because something waits to be sent: have the session ready when it comes.
+            // The grant was asked for because something waits to be sent: have the session ready when it comes. Or the
+            // client still seals with a session that this node has lost.
             state.start_handshake(&mut self.out, sink, now);
             note_due(&mut self.due, state);
         }
@@ -154,6 +181,9 @@ impl Peers {
             Ok(addressee) => addressee?,
             Err(reason) => {
                 counters.count(reason);
+                if reason == DropReason::NoSession {
+                    self.call_back(from, sink, now);
+                }
                 return None;
             }
         };
@@ -175,6 +205,11 @@ impl Peers {
             Ok(Opened::Packet(packet)) => Some((key, packet)),
             Ok(Opened::Keepalive | Opened::Reply { .. } | Opened::Nothing) => None,
             Err(error) => {
+                if error == TunnelError::UnknownSession {
+                    self.call_back(from, sink, now);
+                } else if error == TunnelError::Replayed && classify(datagram) == Some(Kind::Initiation) {
+                    self.call(&key, from, sink, now);
+                }
                 counters.count(match error {
                     TunnelError::Invalid => DropReason::NotAuthentic,
                     TunnelError::Replayed => DropReason::Replayed,
@@ -215,6 +250,39 @@ impl Peers {
         self.by_index.get(&index).map(|key| Some((*key, roams))).ok_or(DropReason::NoSession)
     }
 
+    /// Something came from there for a session that is not known: calls who may be there and has none.
+    fn call_back(&mut self, from: SocketAddr, sink: &mut impl ForwarderSink, now: Moment) {
+        let there = self.by_place.get(&from.ip().to_canonical()).cloned().unwrap_or_default();
+        for key in there {
+            if self.by_key.get(&key).is_some_and(|state| !state.tunnel.has_session(now)) {
+                self.call(&key, from, sink, now);
+            }
+        }
+    }
+
+    /// Starts a handshake with a peer that may be there, unless there was one just now.
+    fn call(&mut self, key: &PublicKey, at: SocketAddr, sink: &mut impl ForwarderSink, now: Moment) {
+        let is_there = |ip: IpAddr| ip.to_canonical() == at.ip().to_canonical();
+        let Some(state) = self.by_key.get_mut(key) else { return };
+        let mut known = state.peer.candidates.iter().chain(&state.endpoint);
+        let is_fresh = state.tunnel.stats().last_handshake.is_some_and(|last| now.since(last) < REKEY_TIMEOUT);
+        if is_fresh || !known.any(|known| is_there(known.ip())) {
+            return;
+        }
+        if let Some(initiation) = state.tunnel.start_handshake(&mut self.out, now) {
+            sink.send_datagram(at, initiation);
+        }
+        note_due(&mut self.due, state);
+    }
+
+    /// Sees to it that those peers which `is_in_use` says are sent something at least this often.
+    pub(super) fn keep_awake(&mut self, interval: Duration, is_in_use: impl Fn(&PublicKey) -> bool) {
+        for (key, state) in &mut self.by_key {
+            state.tunnel.set_persistent_keepalive(is_in_use(key).then_some(interval));
+            note_due(&mut self.due, state);
+        }
+    }
+
     /// Drops packets that wait for a session and no longer pass `keep`.
     pub(super) fn retain_queued(&mut self, counters: &mut Counters, mut keep: impl FnMut(&[u8]) -> bool) {
         for state in self.by_key.values_mut() {
@@ -252,6 +320,7 @@ impl Peers {
             endpoint: state.endpoint,
             stats: state.tunnel.stats(),
             flows: 0,
+            persistent_keepalive: state.tunnel.persistent_keepalive(),
         })
     }
 }

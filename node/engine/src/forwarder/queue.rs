@@ -4,8 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use postern_model::Moment;
 
-/// More packets than this do not wait for one peer.
-pub(super) const MAX_PACKETS: usize = 64;
+/// More packets than this do not wait for one peer: as many as wait for a grant.
+pub(super) const MAX_PACKETS: usize = 1024;
 /// More bytes than this do not wait for one peer.
 pub(super) const MAX_BYTES: usize = 256 * 1024;
 /// What has waited this long is of no use to whoever sent it.
@@ -72,11 +72,11 @@ mod tests {
     fn packets_come_out_in_order_and_the_queue_is_bounded() {
         let mut queue = Queue::default();
         for i in 0..MAX_PACKETS {
-            assert!(queue.push(&[i as u8], Moment::default()));
+            assert!(queue.push(&[(i % 256) as u8], Moment::default()));
         }
         assert!(!queue.push(&[99], Moment::default()), "one too many");
         assert_eq!(queue.pop().unwrap(), [0]);
-        assert_eq!(queue.retain(|packet| packet[0] % 2 == 0), 32);
+        assert_eq!(queue.retain(|packet| packet[0] % 2 == 0), MAX_PACKETS / 2);
         assert_eq!(queue.pop().unwrap(), [2]);
 
         let mut queue = Queue::default();

@@ -2,9 +2,11 @@
 //!
 //! - `world`: the network and its tables; `packets`: packets made, and what is seen of them
 //! - `passing`: what must pass; `refusals`: what must not, each with its reason; `revocation`: what ends
+//! - `sessions`: restarts on either side, and silence
 
 mod packets;
 mod passing;
 mod refusals;
 mod revocation;
+mod sessions;
 mod world;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{DropReason, EngineEvent, Miss};
 
-const PACKETS: usize = 64;
+const PACKETS: usize = 1024;
 const BYTES: usize = 4 << 20;
 /// As large as a packet can be; 64 of them have no room.
 const LARGE: usize = 65_535;
@@ -28,7 +28,7 @@ fn refused(node: &mut Node) -> usize {
 }
 
 #[test]
-fn sixty_four_packets_wait_for_one_resource() {
+fn a_thousand_packets_wait_for_one_resource() {
     let mut node = Node::connected(&[WIKI, DB]);
     for number in 0..PACKETS {
         node.miss(WIKI, &number.to_string());

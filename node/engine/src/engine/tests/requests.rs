@@ -162,7 +162,33 @@ fn a_request_of_the_last_session_that_fails_in_the_next_is_asked_again() {
     node.welcome(welcome(&[WIKI]));
     assert_eq!(node.events(), ["ask 0", "table"]);
     node.unanswered(WIKI);
+    assert_eq!(node.events(), ["ask 0"]);
+    node.unanswered(WIKI);
     assert_eq!(node.pass(secs(2)), [(1.0, "ask 0".to_owned())]);
+}
+
+/// Invariant: what a welcome does not list ends, also when it was granted just before.
+#[test]
+fn an_answer_of_an_earlier_session_counts_for_nothing() {
+    for listed in [vec![], vec![granted(2, WIKI)]] {
+        let mut node = Node::connected(&[WIKI, DB]);
+        node.miss(WIKI, "one");
+        node.want(DB);
+        node.engine.handle_disconnected();
+        node.welcome(Welcome { granted: listed.clone(), ..welcome(&[WIKI, DB]) });
+        node.events();
+        node.granted(granted(1, DB));
+        node.denied(WIKI, DenyReason::NoPolicy);
+        if listed.is_empty() {
+            assert_eq!(node.events(), ["ask 0"], "what waits is asked for in this session");
+            node.granted(granted(1, WIKI));
+            assert_eq!(node.events(), ["table held 1", "replay one"]);
+        } else {
+            assert!(node.events().is_empty());
+        }
+        node.want(DB);
+        assert_eq!(node.events(), ["ask 1"], "it was not held");
+    }
 }
 
 #[test]

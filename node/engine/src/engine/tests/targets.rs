@@ -133,10 +133,20 @@ fn a_name_that_leads_into_the_overlay_does_not_resolve() {
     assert!(node.targets(MAIL).is_empty(), "else one resource's grant would reach another");
     node.applied();
     assert_eq!(node.events(), ["installed 2"]);
-    answer.extend(["0.0.0.0", "224.0.0.1", "::", "ff02::1", "10.0.0.5"]);
+    let mapped = format!("::ffff:{}", resource.v4);
+    answer.extend(["0.0.0.0", "224.0.0.1", "::", "ff02::1", "127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"]);
+    answer.extend([&mapped, "10.0.0.5"]);
     node.resolved(HOST, &answer);
     node.events();
     assert_eq!(node.targets(MAIL), ["10.0.0.5"]);
+}
+
+#[test]
+fn the_gateway_itself_is_a_target_only_by_address() {
+    let mut node = Node::connected(&[]);
+    node.install(install(MAIL, "127.0.0.1"));
+    node.events();
+    assert_eq!(node.targets(MAIL), ["127.0.0.1"]);
 }
 
 #[test]

@@ -55,6 +55,20 @@ pub(super) fn tcp(src: SocketAddr, dst: SocketAddr, flags: &str, (seq, ack): (u3
     packet(src.ip(), dst.ip(), TCP, body, 16)
 }
 
+/// A SYN that says how long segments to its sender may be.
+pub(super) fn syn_with_mss(src: SocketAddr, dst: SocketAddr, mss: u16) -> Vec<u8> {
+    let mut body = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
+    body.extend([0, 0, 3, 232, 0, 0, 0, 0, 0x60, 2, 0x10, 0, 0, 0, 0, 0, 2, 4]);
+    body.extend(mss.to_be_bytes());
+    packet(src.ip(), dst.ip(), TCP, body, 16)
+}
+
+/// What [`syn_with_mss`] said.
+pub(super) fn mss(packet: &[u8]) -> u16 {
+    let at = parse(packet).unwrap().offset + 22;
+    u16::from_be_bytes([packet[at], packet[at + 1]])
+}
+
 pub(super) fn syn(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     tcp(src, dst, "S", (1000, 0), b"")
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    packets::{echo, seen, syn, tcp, udp},
+    packets::{echo, mss, seen, syn, syn_with_mss, tcp, udp},
     world::{CLIENT, GATEWAY, TARGET_V4, TARGET_V6, World, device, resource, to},
 };
 use crate::DropReason;
@@ -171,4 +171,25 @@ fn silent_flows_are_forgotten_and_their_late_replies_refused() {
     world.send(GATEWAY, udp(target, client, b"!"));
     assert_eq!(world.tun(CLIENT).len(), 0);
     assert_eq!(world.dropped(GATEWAY, DropReason::NoFlow), 1);
+}
+
+/// Invariant: neither end is told that it may send what does not fit, on either side of a translation.
+#[test]
+fn segments_fit_into_the_tunnel_and_into_the_gateways_device() {
+    for (target, most_v4, most_v6) in [(TARGET_V4, 1420 - 40, 1420 - 60), (TARGET_V6, 1420 - 60, 1420 - 60)] {
+        let mut world = World::new();
+        let (carried, held) = (world.carry(CLIENT, 0, target), world.hold(0));
+        world.gateway(&[carried]);
+        world.client(&[held]);
+        let families: [(IpAddr, IpAddr, u16); 2] = [
+            (device(CLIENT).v4.into(), resource(0).v4.into(), most_v4),
+            (device(CLIENT).v6.into(), resource(0).v6.into(), most_v6),
+        ];
+        for (own, service, most) in families {
+            world.send(CLIENT, syn_with_mss(to(own, 4000), to(service, 80), 9000));
+            let arrived = world.tun_packets(GATEWAY).pop().expect("the SYN passes");
+            assert_eq!(mss(&arrived), most, "from {own} to {target}");
+            seen(&arrived);
+        }
+    }
 }

@@ -347,3 +347,14 @@ proptest! {
         prop_assert_eq!(world.tun(GATEWAY).len() == 1, filter().allows(protocol, port));
     }
 }
+
+/// A burst of new connections is no port scan: those that found no room in it come again.
+#[test]
+fn what_found_no_room_to_wait_is_counted_and_not_answered() {
+    let mut world = World::granted();
+    let packet = syn(to(device(CLIENT).v4, 4000), to(resource(0).v4, 80));
+    let (now, node) = (world.now, &mut world.nodes[CLIENT]);
+    node.forwarder.handle_refused(&packet, DropReason::PendingFull, &mut node.out, now);
+    assert!(world.tun(CLIENT).is_empty());
+    world.assert_drops(CLIENT, &[(DropReason::PendingFull, 1)]);
+}

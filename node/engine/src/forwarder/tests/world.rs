@@ -44,6 +44,10 @@ pub(super) fn resource(number: u8) -> OverlayAddr {
     ranges().resource(300 + u32::from(number)).unwrap()
 }
 
+fn private(at: u8) -> PrivateKey {
+    PrivateKey::from_bytes(&SecretBytes::new([at + 1; 32]))
+}
+
 pub(super) fn to(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
     (addr.into(), port).into()
 }
@@ -58,7 +62,7 @@ pub(super) fn filter() -> Filter {
 /// What came out of a forwarder.
 #[derive(Default)]
 pub(super) struct Out {
-    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub(super) datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     packets: Vec<Vec<u8>>,
     pub(super) misses: Vec<Miss>,
 }
@@ -98,7 +102,7 @@ impl World {
     pub(super) fn new() -> Self {
         let now = Moment::from_boot(Duration::from_secs(1000));
         let node = |at: u8| {
-            let key = PrivateKey::from_bytes(&SecretBytes::new([at + 1; 32]));
+            let key = private(at);
             Node {
                 key: key.public(),
                 forwarder: Forwarder::new(key, now),
@@ -148,13 +152,18 @@ impl World {
 
     /// Publishes what the gateway carries.
     pub(super) fn gateway(&mut self, grants: &[CarriedGrant]) {
+        self.gateway_that_knows(grants, &[], false);
+    }
+
+    /// The same, with where clients may be, and whether the gateway calls them.
+    pub(super) fn gateway_that_knows(&mut self, grants: &[CarriedGrant], candidates: &[SocketAddr], calls: bool) {
         let mut table = self.next_table(GATEWAY);
         for grant in grants {
             let grant = Arc::new(grant.clone());
             let (client, resource) = (grant.client_addr, grant.resource_addr);
             table.carried.insert((client.v4.into(), resource.v4.into()), Arc::clone(&grant));
             table.carried.insert((client.v6.into(), resource.v6.into()), Arc::clone(&grant));
-            table.peers.insert(grant.peer, peer(grant.peer, vec![], false));
+            table.peers.insert(grant.peer, peer(grant.peer, candidates.to_vec(), calls));
         }
         self.publish(GATEWAY, table);
     }
@@ -186,6 +195,16 @@ impl World {
     fn next_table(&mut self, at: At) -> ForwardingTable {
         self.nodes[at].generation += 1;
         ForwardingTable::empty(Generation(self.nodes[at].generation), device(at), ranges())
+    }
+
+    /// The node's process ends, and another begins, without a table.
+    pub(super) fn restart(&mut self, at: At) {
+        self.nodes[at].forwarder = self.process(at);
+    }
+
+    /// Another process of the same node.
+    pub(super) fn process(&self, at: At) -> Forwarder {
+        Forwarder::new(private(u8::try_from(at).unwrap()), self.now)
     }
 
     pub(super) fn publish(&mut self, at: At, table: ForwardingTable) {
