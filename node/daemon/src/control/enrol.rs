@@ -1,5 +1,7 @@
 //! Enrolment: a join token becomes an identity.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use postern_model::{JoinToken, Posture, SecretBytes};
 use postern_wire::{Enrol, EnrolRefusal, EnrolReply, Limit, Opening, close};
@@ -7,8 +9,12 @@ use postern_wireguard::PrivateKey;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use zeroize::Zeroizing;
 
-use super::{connect, stream, tls};
+use super::{close_code, connect, stream, tls};
 use crate::state_dir::{Enrolling, Identity, StateDir};
+
+/// How often the coordinator is asked while it says "come back", and how long after, give or take a half.
+const TRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Enrols this device: shows the token, gets a certificate, keeps the identity. The keys are kept before they are sent, so
 /// that an enrolment whose answer was lost goes on when it is tried again with the same token.
@@ -18,7 +24,7 @@ use crate::state_dir::{Enrolling, Identity, StateDir};
 /// the state directory can't be written.
 pub async fn enrol(state: &StateDir, token: &JoinToken, posture: Posture) -> Result<Identity> {
     let enrolling = keys(state, token)?;
-    match request(token, &enrolling, posture).await {
+    match patiently(token, &enrolling, &posture).await {
         Ok(identity) => {
             state.set_identity(&identity)?;
             if let Err(error) = state.forget_enrolling() {
@@ -37,6 +43,20 @@ pub async fn enrol(state: &StateDir, token: &JoinToken, posture: Posture) -> Res
             Err(error)
         }
     }
+}
+
+/// Comes back when the coordinator says so: many machines may enrol at once, from behind one address.
+async fn patiently(token: &JoinToken, enrolling: &Enrolling, posture: &Posture) -> Result<Identity> {
+    for _ in 1..TRIES {
+        match request(token, enrolling, posture.clone()).await {
+            Err(error) if close_code(&error) == Some(close::RETRY) => {
+                let jitter = getrandom::u32().map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX));
+                tokio::time::sleep(PAUSE.mul_f64(0.5 + jitter)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    request(token, enrolling, posture.clone()).await
 }
 
 /// Those of an earlier try with this token, or new ones.

@@ -20,7 +20,7 @@ use postern_model::{
     Sha256,
     token::{Host, HostPort},
 };
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, ConnectionError, Endpoint};
 
 /// How long a connection attempt may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -68,4 +68,23 @@ async fn resolve(coordinator: &HostPort) -> Result<Vec<SocketAddr>> {
             Ok(found.with_context(|| format!("the coordinator's name '{name}' can't be resolved"))?.collect())
         }
     }
+}
+
+/// The code with which the coordinator closed the connection, if that is what went wrong.
+fn close_code(error: &anyhow::Error) -> Option<u32> {
+    let closed = |error: &ConnectionError| match error {
+        ConnectionError::ApplicationClosed(closed) => u32::try_from(closed.error_code.into_inner()).ok(),
+        _ => None,
+    };
+    error.chain().find_map(|cause| {
+        let read = cause.downcast_ref().and_then(|error| match error {
+            quinn::ReadError::ConnectionLost(error) => Some(error),
+            _ => None,
+        });
+        let written = cause.downcast_ref().and_then(|error| match error {
+            quinn::WriteError::ConnectionLost(error) => Some(error),
+            _ => None,
+        });
+        cause.downcast_ref::<ConnectionError>().or(read).or(written).and_then(closed)
+    })
 }

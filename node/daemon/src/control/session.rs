@@ -4,17 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use postern_dataplane::clock;
-use postern_model::{Moment, ResourceId};
+use postern_model::{Candidate, Moment, ResourceId};
 use postern_wire::{
     AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
 };
-use quinn::{Connection, ConnectionError};
+use quinn::Connection;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::{connect, stream, tls};
+use super::{close_code, connect, stream, tls};
 use crate::state_dir::Identity;
 
 /// The first pause before another attempt, and the longest.
@@ -27,8 +27,8 @@ const ACCESS: Duration = Duration::from_secs(15);
 /// What the session has to say, in order.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// A connection is there; the welcome comes next.
-    Connected(Session),
+    /// A connection is there, in whose hello these candidates were; the welcome comes next.
+    Connected(Session, Vec<Candidate>),
     /// From the coordinator.
     Message(CoordinatorMessage),
     /// The connection broke, or could not be made; another attempt follows.
@@ -180,6 +180,7 @@ async fn converse(
     let (endpoint, connection) = connect(&identity.coordinator, identity.pin, Some(credential)).await?;
     let _goodbye = Goodbye { endpoint, connection: connection.clone() };
     let (mut send, receive) = connection.open_bi().await?;
+    let mut told = hello.candidates.clone();
     stream::send(&mut send, &Opening::Hello(hello), Limit::Node).await?;
     let (outgoing, mut to_send) = mpsc::unbounded_channel();
     let session = Session { connection: connection.clone(), outgoing };
@@ -194,7 +195,7 @@ async fn converse(
                 && let Some(session) = session.take()
             {
                 *welcomed = Some(clock::now());
-                events.send(SessionEvent::Connected(session)).await?;
+                events.send(SessionEvent::Connected(session, std::mem::take(&mut told))).await?;
             }
             events.send(SessionEvent::Message(message)).await?;
         }
@@ -229,24 +230,6 @@ impl Drop for Goodbye {
             let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
         });
     }
-}
-
-fn close_code(error: &anyhow::Error) -> Option<u32> {
-    let closed = |error: &ConnectionError| match error {
-        ConnectionError::ApplicationClosed(closed) => u32::try_from(closed.error_code.into_inner()).ok(),
-        _ => None,
-    };
-    error.chain().find_map(|cause| {
-        let read = cause.downcast_ref().and_then(|error| match error {
-            quinn::ReadError::ConnectionLost(error) => Some(error),
-            _ => None,
-        });
-        let written = cause.downcast_ref().and_then(|error| match error {
-            quinn::WriteError::ConnectionLost(error) => Some(error),
-            _ => None,
-        });
-        cause.downcast_ref::<ConnectionError>().or(read).or(written).and_then(closed)
-    })
 }
 
 #[cfg(test)]

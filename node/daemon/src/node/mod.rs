@@ -316,7 +316,14 @@ impl Node {
 
     async fn session_event(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Connected(session) => self.session = Some(session),
+            SessionEvent::Connected(session, told) => {
+                self.session = Some(session);
+                // They may have changed since, while there was nobody to tell.
+                let candidates = self.hello.borrow().candidates.clone();
+                if candidates != told {
+                    self.send(NodeMessage::Candidates { candidates });
+                }
+            }
             SessionEvent::Message(message) => self.message(message).await,
             SessionEvent::Disconnected(why) => {
                 self.session = None;

@@ -57,7 +57,7 @@ impl Coordinator {
                 send.finish().unwrap();
                 connection.closed().await;
             }
-            None => connection.close(close::RETRY.into(), b""),
+            None => connection.close(close::DONE.into(), b""),
         }
         (request.csr, request.wireguard)
     }
@@ -120,4 +120,17 @@ async fn a_refusal_ends_it_and_a_fault_does_not() {
     assert_eq!(state.enrolling().unwrap(), None);
     let (_, third) = ask(&coordinator, &state, &token, enrolled()).await;
     assert_ne!(second, third);
+}
+
+#[tokio::test]
+async fn whoever_is_told_to_come_back_comes_back() {
+    let (coordinator, (_dir, state)) = (Coordinator::new(), state());
+    let token = coordinator.token(1);
+    let full_at_first = async {
+        let connection = coordinator.endpoint.accept().await.unwrap().await.unwrap();
+        connection.close(close::RETRY.into(), b"too many enrolments");
+        coordinator.serve(enrolled()).await
+    };
+    let (outcome, _) = tokio::join!(enrol(&state, &token, Posture::default()), full_at_first);
+    assert_eq!(outcome.unwrap().name, "laptop");
 }
