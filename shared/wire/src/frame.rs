@@ -15,7 +15,7 @@ pub enum Limit {
     Anonymous,
     /// From an authenticated node. 64 KiB.
     Node,
-    /// From the pinned coordinator: a catalogue may be long. 16 MiB.
+    /// From the pinned coordinator: a snapshot may be long: a gateway with 100,000 grants has one of 48 MB. 64 MiB.
     Coordinator,
 }
 
@@ -25,7 +25,7 @@ impl Limit {
         match self {
             Self::Anonymous => 16 << 10,
             Self::Node => 64 << 10,
-            Self::Coordinator => 16 << 20,
+            Self::Coordinator => 64 << 20,
         }
     }
 }
