@@ -2,18 +2,24 @@
 
 CARGO ?= cargo
 BINARIES := -p postern-server -p postern-daemon
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr/local
 
 # One after the other, also with -j: what is tested has to be built, and built with what was installed.
 .NOTPARALLEL:
-.PHONY: all demo test lint unit e2e deny deps docs clean
+.PHONY: all install demo test lint unit e2e deny deps docs clean
 
 all:
 	$(CARGO) build --release $(BINARIES)
 
+## Puts the two programs into PREFIX/bin.
+install: all
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET)/release/postern-coordinator $(TARGET)/release/postern
+
 ## From a join token to a private resource by name, in network namespaces. KEEP=1 leaves it standing.
 demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
-	$(or $(CARGO_TARGET_DIR),target)/release/postern-demo $(if $(KEEP),--keep)
+	$(TARGET)/release/postern-demo $(if $(KEEP),--keep)
 
 ## Everything that has to hold.
 test: deps lint deny

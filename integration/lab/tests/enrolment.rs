@@ -108,8 +108,10 @@ fn up_starts_the_daemon_itself_and_logout_forgets_everything() -> Result<()> {
     let token = office.coordinator.token(&["--user", "alice"])?;
     let binary = postern_lab::postern::binary("postern")?.to_string_lossy().into_owned();
     let state = office.laptop.dir().join("fresh").to_string_lossy().into_owned();
-    let said = office.laptop.run(&[&binary, "--state-dir", &state, "up", &token])?.success()?;
+    let said = office.laptop.run(&[&binary, "--state-dir", &state, "up", "--port", "40123", &token])?.success()?;
     ensure!(said.contains("wiki"), "up says what can be reached: {said}");
+    let sockets = office.laptop.run(&["ss", "-Hlun", "sport", "=", ":40123"])?.success()?;
+    ensure!(!sockets.trim().is_empty(), "it listens where it was told to");
     ensure!(office.laptop.run(&["curl", "-sS", "--max-time", "15", "http://wiki.postern.internal/"])?.ok());
 
     office.laptop.run(&[&binary, "logout", "--state-dir", &state])?.success()?;

@@ -88,6 +88,11 @@ fn a_killed_node_comes_back_by_itself_with_its_tunnel_and_restores_dns() -> Resu
 
     // Killed, and never started again but to go down: the machine is as it was before.
     laptop.process()?.kill()?;
+    let status = laptop.json(&["status"])?;
+    ensure!(
+        status["enrolled"] == true && status["running"] == false,
+        "a dead daemon's device is still someone: {status}"
+    );
     ensure!(std::fs::read_to_string(office.laptop.resolv_conf())? != ORIGINAL);
     laptop.run(&["down"])?.success()?;
     ensure!(std::fs::read_to_string(office.laptop.resolv_conf())? == ORIGINAL);

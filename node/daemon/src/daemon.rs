@@ -165,7 +165,7 @@ impl Daemon {
 
     async fn respond(&self, request: Request) -> Result<String> {
         match request {
-            Request::Up { token } => to_line(self.up(token).await),
+            Request::Up { token, port } => to_line(self.up(token, port).await),
             Request::Down => to_line(self.down().await),
             Request::Logout => to_line(self.logout().await),
             Request::Status => to_line(self.status().await),
@@ -176,7 +176,7 @@ impl Daemon {
     }
 
     /// Enrols if there is a token, and comes up.
-    async fn up(&self, token: Option<Zeroizing<String>>) -> Result<UpReply> {
+    async fn up(&self, token: Option<Zeroizing<String>>, port: Option<u16>) -> Result<UpReply> {
         // What ends an enrolment counts from here on, also while somebody else is at it.
         let mut ends = self.ends.subscribe();
         let node = {
@@ -191,8 +191,9 @@ impl Daemon {
                 }
                 (identity, _) => identity,
             };
+            let moves = self.set_port(port)?;
             match self.node() {
-                Some(node) if !node.has_ended().await => {
+                Some(node) if !moves && !node.has_ended().await => {
                     self.state.set_settings(&Settings { up: true, ..self.state.settings()? })?;
                     node
                 }
@@ -214,6 +215,17 @@ impl Daemon {
         };
         node.usable().await?;
         Ok(UpReply { status: self.status().await?, resources: self.resources().await? })
+    }
+
+    /// Keeps the port for good; whether it is another than before.
+    fn set_port(&self, port: Option<u16>) -> Result<bool> {
+        let settings = self.state.settings()?;
+        let Some(port) = port.filter(|port| *port != settings.wireguard_port || !settings.is_port_fixed) else {
+            return Ok(false);
+        };
+        let moves = port != settings.wireguard_port;
+        self.state.set_settings(&Settings { wireguard_port: port, is_port_fixed: true, ..settings })?;
+        Ok(moves)
     }
 
     async fn enrol(&self, token: &str, ends: &mut watch::Receiver<u64>) -> Result<Identity> {
@@ -265,6 +277,7 @@ impl Daemon {
                 let identity = identity.ok().flatten();
                 Ok(Status {
                     enrolled: identity.is_some(),
+                    running: true,
                     problem,
                     id: identity.as_ref().map(|identity| identity.device),
                     name: identity.as_ref().map(|identity| identity.name.clone()),

@@ -73,6 +73,8 @@ pub struct Settings {
     pub up: bool,
     /// The UDP port that peers know; kept, so that they find the node again.
     pub wireguard_port: u16,
+    /// Whether someone has chosen it, so that no other will do.
+    pub is_port_fixed: bool,
 }
 
 /// The node's state directory; no other daemon can open it until this one is dropped.
@@ -194,7 +196,7 @@ mod tests {
         let path = dir.path().join("node");
         let state = StateDir::open(&path).unwrap();
         assert_eq!(state.settings().unwrap(), Settings::default());
-        let settings = Settings { up: true, wireguard_port: 4000 };
+        let settings = Settings { up: true, wireguard_port: 4000, is_port_fixed: true };
         state.set_settings(&settings).unwrap();
         assert_eq!(state.settings().unwrap(), settings);
     }

@@ -103,7 +103,8 @@ fn demo(keep: bool) -> Result<()> {
             "%{http_code} in %{time_total} s",
             "http://wiki.postern.internal/",
         ];
-        say("laptop", "curl http://wiki.postern.internal/", &scene.laptop.run(&time)?.success()?);
+        let shown = "curl -o /dev/null -w '%{http_code} in %{time_total} s' http://wiki.postern.internal/";
+        say("laptop", shown, &scene.laptop.run(&time)?.success()?);
         say("laptop", "postern ping wiki -c 3", &laptop.run(&["ping", "wiki", "-c", "3"])?.success()?);
         Ok(())
     })?;
@@ -149,7 +150,8 @@ fn demo(keep: bool) -> Result<()> {
         let lines: Vec<_> = log.lines().collect();
         println!("   admin$ postern-coordinator audit list   (the last of it)");
         for line in &lines[lines.len().saturating_sub(5)..] {
-            println!("   {}", line.chars().take(150).collect::<String>());
+            let rest = if line.chars().count() > 150 { "…" } else { "" };
+            println!("   {}{rest}", line.chars().take(150).collect::<String>());
         }
         say("admin", "postern-coordinator audit verify", &scene.coordinator.run(&["audit", "verify"])?.success()?);
         Ok(())
@@ -166,6 +168,7 @@ fn leave_standing(mut scene: Office, mut gateway: postern_lab::Node, mut laptop:
     laptop.process()?.keep();
     scene.servers.iter_mut().for_each(postern_lab::Background::keep);
     let (ctl, node) = (binary("postern-coordinator")?, binary("postern")?);
+    let interface = laptop.json(&["status"])?["interface"].as_str().unwrap_or_default().to_owned();
     let enter = |host: &postern_lab::Host| format!("ip netns exec {}", host.namespace());
     println!("\nIt is left standing (the policy is back). Look around, as root:\n");
     println!("  alias admin='{} --state-dir {}'", ctl.display(), scene.coordinator.state_dir().display());
@@ -176,10 +179,10 @@ fn leave_standing(mut scene: Office, mut gateway: postern_lab::Node, mut laptop:
     println!("  laptop {} --state-dir {} status", node.display(), laptop.state_dir().display());
     println!("  gateway {} --state-dir {} status", node.display(), gateway.state_dir().display());
     println!(
-        "  laptop wg show; laptop dig wiki.postern.internal AAAA    # the wiki is {} behind the gateway",
+        "  laptop wg show {interface}; laptop dig wiki.postern.internal AAAA    # the wiki is {} behind the gateway",
         office::WIKI
     );
-    println!("\nTake it down: target/release/postern-demo --remove");
+    println!("\nTake it down: {} --remove", std::env::current_exe()?.display());
     topology::mark_kept(&scene.lab)?;
     scene.lab.keep();
     Ok(())

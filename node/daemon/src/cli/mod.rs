@@ -48,6 +48,9 @@ enum Words {
     Up {
         /// The join token that your admin gave you.
         token: Option<String>,
+        /// The UDP port that peers reach this node on, for good; without it, one is chosen and kept.
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
     },
     /// Take the node down until the next 'up'.
     Down,
@@ -59,9 +62,9 @@ enum Words {
     Resources,
     /// Reach a resource through the tunnel; says by which path and how long it takes.
     Ping {
-        /// Its name.
+        /// The resource's name, or one of its DNS names.
         resource: String,
-        /// How often.
+        /// How many times.
         #[arg(short, long, default_value_t = 1)]
         count: u32,
     },
@@ -110,13 +113,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             }
             daemon::run(&state_dir).await?;
         }
-        Words::Up { token } => return up(&state_dir, token, json).await,
+        Words::Up { token, port } => return up(&state_dir, token, port, json).await,
         Words::Down => print(json, &down(&state_dir, false).await?, render::down),
         Words::Logout => print(json, &down(&state_dir, true).await?, render::logout),
         Words::Status => {
             let status = match client::connect(&state_dir).await? {
                 Some(daemon) => client::ask(daemon, &Request::Status).await?,
-                None => Status { problem: Some(NOT_RUNNING.into()), ..Status::default() },
+                None => without_daemon(&state_dir),
             };
             print(json, &status, render::status);
         }
@@ -142,12 +145,36 @@ async fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 const NOT_RUNNING: &str = "the daemon is not running; 'postern up' starts it";
+const NOT_ENROLLED: &str = "this device is not enrolled: ask your admin for a join token and run 'postern up TOKEN'";
 
 async fn running(state_dir: &Path) -> Result<UnixStream> {
-    client::connect(state_dir).await?.context(NOT_RUNNING)
+    let daemon = client::connect(state_dir).await?;
+    daemon.with_context(|| without_daemon(state_dir).problem.unwrap_or_else(|| NOT_RUNNING.into()))
 }
 
-async fn up(state_dir: &Path, token: Option<String>, json: bool) -> Result<ExitCode> {
+/// How a node is that has no daemon: as its state directory says.
+fn without_daemon(state_dir: &Path) -> Status {
+    // Looking must not make a directory.
+    let identity = if state_dir.exists() {
+        StateDir::open(state_dir).map_err(anyhow::Error::from).and_then(|state| state.identity())
+    } else {
+        Ok(None)
+    };
+    match identity {
+        Ok(Some(identity)) => Status {
+            enrolled: true,
+            problem: Some(NOT_RUNNING.into()),
+            id: Some(identity.device),
+            name: Some(identity.name),
+            coordinator: Some(identity.coordinator.to_string()),
+            ..Status::default()
+        },
+        Ok(None) => Status { problem: Some(NOT_ENROLLED.into()), ..Status::default() },
+        Err(error) => Status { problem: Some(format!("{error:#}")), ..Status::default() },
+    }
+}
+
+async fn up(state_dir: &Path, token: Option<String>, port: Option<u16>, json: bool) -> Result<ExitCode> {
     let token = match token {
         Some(dash) if dash == "-" => {
             let mut text = Zeroizing::new(String::new());
@@ -167,7 +194,7 @@ async fn up(state_dir: &Path, token: Option<String>, json: bool) -> Result<ExitC
         Some(daemon) => daemon,
         None => spawn::daemon(state_dir).await?,
     };
-    let reply: UpReply = client::ask(daemon, &Request::Up { token }).await?;
+    let reply: UpReply = client::ask(daemon, &Request::Up { token, port }).await?;
     print(json, &reply, render::up);
     Ok(ExitCode::SUCCESS)
 }

@@ -51,6 +51,7 @@ pub(super) fn status(status: &Status) -> String {
     let mut line = |what: &str, value: String| lines.push(format!("{what:<13} {value}"));
     let state = match (status.enrolled, status.up, status.connected) {
         (false, _, _) => "not enrolled",
+        (true, false, _) if !status.running => "not running",
         (true, false, _) => "down",
         (true, true, false) => "up, not connected to the coordinator",
         (true, true, true) => "up",
@@ -65,8 +66,8 @@ pub(super) fn status(status: &Status) -> String {
     if let Some(user) = &status.user {
         line("User", user.clone());
     }
-    if let Some(site) = &status.site {
-        line("Gateway of", format!("site {site}, carrying {} grants", status.grants_carried));
+    if status.site.is_some() {
+        line("Gateway", format!("carrying {}", counted(status.grants_carried, "grant")));
     }
     if let Some(coordinator) = &status.coordinator {
         line("Coordinator", coordinator.clone());
@@ -78,7 +79,9 @@ pub(super) fn status(status: &Status) -> String {
         line("WireGuard", format!("{key}, UDP port {port}"));
     }
     if status.up {
-        line("Resources", status.resources.to_string());
+        if status.site.is_none() || status.resources > 0 {
+            line("Resources", status.resources.to_string());
+        }
         line("Packets", format!("{} out, {} in", status.out_packets, status.in_packets));
     }
     if !status.drops.is_empty() {
@@ -86,15 +89,15 @@ pub(super) fn status(status: &Status) -> String {
         line("Dropped", drops.join(", "));
     }
     for peer in &status.peers {
-        let endpoint = peer.endpoint.map_or_else(|| "nowhere yet".to_owned(), |endpoint| endpoint.to_string());
-        let handshake = peer.handshake_seconds_ago.map_or_else(|| "never".to_owned(), |ago| format!("{ago} s ago"));
-        let flows = peer.flows;
+        let path = match (peer.endpoint, peer.handshake_seconds_ago) {
+            (Some(endpoint), Some(ago)) => format!("at {endpoint}, handshake {ago} s ago"),
+            (Some(endpoint), None) => format!("perhaps at {endpoint}, no answer yet"),
+            (None, _) => "no path yet: it has not answered".to_owned(),
+        };
+        let flows = counted(peer.flows, "flow");
         let (sent, received) = (peer.sent_bytes, peer.received_bytes);
         let peer = short(&peer.id);
-        line(
-            "Peer",
-            format!("{peer} at {endpoint}, handshake {handshake}, {flows} flows, {sent} B out, {received} B in"),
-        );
+        line("Peer", format!("{peer} {path}, {flows}, {sent} B out, {received} B in"));
     }
     lines.join("\n")
 }
@@ -129,7 +132,11 @@ fn open(filter: &Filter) -> String {
 pub(super) fn ping(reply: &PingReply) -> String {
     let path = match (reply.endpoint, reply.gateway) {
         (Some(endpoint), Some(gateway)) => format!("through gateway {} at {endpoint}, direct", short(&gateway)),
-        (None, Some(gateway)) => format!("through gateway {}, which has not answered yet", short(&gateway)),
+        (None, Some(gateway)) => format!(
+            "through gateway {}, which has not answered yet: this machine must be able to send UDP straight to it, so look at \
+             the gateway's firewall, and whether it is behind NAT ('postern status' on the gateway shows its port)",
+            short(&gateway)
+        ),
         (_, None) => "without a grant".to_owned(),
     };
     let mut lines = vec![format!("{} by {}, {path}", reply.name, reply.with)];
@@ -145,6 +152,10 @@ pub(super) fn ping(reply: &PingReply) -> String {
 pub(super) fn whois(reply: &WhoisReply) -> String {
     let user = reply.user.as_deref().unwrap_or("no user (a service device)");
     format!("{} on device {} ({}), {} and {}", user, reply.name, reply.id, reply.addr.v4, reply.addr.v6)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn short(key: &PublicKey) -> String {

@@ -17,6 +17,9 @@ pub enum Request {
     Up {
         /// A join token, as text.
         token: Option<Zeroizing<String>>,
+        /// The UDP port that peers are to reach this node on, from now on.
+        #[serde(default)]
+        port: Option<u16>,
     },
     /// Take the node down, until `Up`.
     Down,
@@ -55,6 +58,8 @@ pub enum Reply<T> {
 pub struct Status {
     /// Whether this device has an identity.
     pub enrolled: bool,
+    /// Whether the daemon runs.
+    pub running: bool,
     /// Whether the node should be up.
     pub up: bool,
     /// Whether the coordinator is connected.

@@ -61,7 +61,7 @@ impl NodeHandle {
     /// When the system refuses any of it.
     pub fn start(state: Arc<StateDir>, identity: Identity, instance: [u8; 16], claim: InterfaceName) -> Result<Self> {
         let settings = state.settings()?;
-        let sockets = bind(settings.wireguard_port)?;
+        let sockets = bind(&settings)?;
         let wireguard_port = sockets.port();
         state.set_settings(&Settings { wireguard_port, ..settings })?;
         let tun = Tun::create(claim.as_str(), MTU).context("the network interface can't be made")?;
@@ -215,10 +215,13 @@ pub(super) async fn uapi_status(commands: mpsc::WeakSender<Command>) -> UapiStat
     ask.await.unwrap_or_default()
 }
 
-/// On the port that peers know, if it is still free.
-fn bind(port: u16) -> Result<Sockets> {
+/// On the port that peers know; on another if that is taken, unless someone has chosen it.
+fn bind(settings: &Settings) -> Result<Sockets> {
+    let port = settings.wireguard_port;
     match Sockets::bind(port) {
         Ok(sockets) => Ok(sockets),
+        Err(error) if settings.is_port_fixed => Err(error)
+            .with_context(|| format!("UDP port {port} can't be opened; 'postern up --port PORT' chooses another")),
         Err(_) if port != 0 => Sockets::bind(0).context("no UDP port can be opened"),
         Err(error) => Err(error).context("no UDP port can be opened"),
     }

@@ -82,6 +82,7 @@ impl Node {
         let drops = lane.counters.drops().map(|(reason, count)| (reason.label().to_owned(), count));
         Status {
             enrolled: true,
+            running: true,
             up: true,
             connected: self.session.is_some() && !self.is_evicted,
             problem: self.problem.clone(),
