@@ -23,7 +23,7 @@ pub(crate) struct ResourceRow {
     pub(crate) id: ResourceId,
     pub(crate) name: ResourceName,
     /// The name under which it answers.
-    pub(crate) dns_name: Fqdn,
+    pub(crate) fqdn: Fqdn,
     pub(crate) aliases: Vec<Fqdn>,
     pub(crate) site: SiteName,
     pub(crate) target: Target,
@@ -70,7 +70,7 @@ fn row(core: &Core, resource: &Resource) -> Option<ResourceRow> {
     let Resource { id, name, aliases, site, target, filter, addr, created_at } = resource.clone();
     Some(ResourceRow {
         id,
-        dns_name: name.in_zone(&state.network.zone),
+        fqdn: name.in_zone(&state.network.zone),
         name,
         aliases,
         site: state.sites.get(&site)?.name.clone(),

@@ -103,7 +103,7 @@ pub(super) fn resources(rows: &[ResourceRow]) -> String {
 }
 
 pub(super) fn added_resource(row: &ResourceRow) -> String {
-    let (name, dns, target) = (&row.name, &row.dns_name, &row.target);
+    let (name, dns, target) = (&row.name, &row.fqdn, &row.target);
     format!(
         "Added resource {name}: {dns} is {target} at site {}, open for {}.\nNobody may reach it yet: 'postern-coordinator policy allow user:NAME {name}'.",
         row.site,
@@ -113,7 +113,7 @@ pub(super) fn added_resource(row: &ResourceRow) -> String {
 
 pub(super) fn edited_resource(row: &ResourceRow) -> String {
     let aliases = if row.aliases.is_empty() { String::new() } else { format!(", also as {}", list(&row.aliases)) };
-    format!("Changed resource {}: {} is {}, open for {}{aliases}.", row.name, row.dns_name, row.target, open(row))
+    format!("Changed resource {}: {} is {}, open for {}{aliases}.", row.name, row.fqdn, row.target, open(row))
 }
 
 pub(super) fn policies(rows: &[PolicyRow]) -> String {

@@ -49,7 +49,7 @@ pub(super) enum Words {
     /// Sets of users.
     #[command(subcommand)]
     Group(GroupWords),
-    /// Places that gateways stand in.
+    /// Places, each with its gateways.
     #[command(subcommand)]
     Site(SiteWords),
     /// What is protected.
@@ -70,7 +70,7 @@ pub(super) enum Words {
     /// What happened: a log that can't be altered in secret.
     #[command(subcommand)]
     Audit(AuditWords),
-    /// Keys for programs that ask from afar.
+    /// Keys for using the admin API remotely.
     #[command(subcommand, name = "apikey")]
     ApiKey(ApiKeyWords),
 }
@@ -102,17 +102,17 @@ pub(super) enum UserWords {
     List,
     /// Cut a user's access, and keep everything else.
     Suspend {
-        /// Who.
+        /// The user's name.
         name: UserName,
     },
     /// Give a suspended user their access back.
     Resume {
-        /// Who.
+        /// The user's name.
         name: UserName,
     },
     /// Remove a user with all their devices, tokens and policies.
     Remove {
-        /// Who.
+        /// The user's name.
         name: UserName,
     },
 }
@@ -131,7 +131,7 @@ pub(super) enum GroupWords {
     List,
     /// Remove a group with its policies.
     Remove {
-        /// Which.
+        /// The group's name.
         name: GroupName,
     },
 }
@@ -140,16 +140,16 @@ pub(super) enum GroupWords {
 pub(super) enum MemberWords {
     /// Put a user into a group.
     Add {
-        /// Into which.
+        /// The group's name.
         group: GroupName,
-        /// Whom.
+        /// The user's name.
         user: UserName,
     },
     /// Take a user out of a group.
     Remove {
-        /// Out of which.
+        /// The group's name.
         group: GroupName,
-        /// Whom.
+        /// The user's name.
         user: UserName,
     },
 }
@@ -175,7 +175,7 @@ pub(super) enum ResourceWords {
     Edit(ResourceEdit),
     /// Remove a resource with its policies.
     Remove {
-        /// Which.
+        /// The resource's name.
         name: ResourceName,
     },
 }
@@ -209,7 +209,7 @@ pub(super) struct NewResource {
 #[command(group = ArgGroup::new("change").required(true).multiple(true)
     .args(["target", "tcp", "udp", "icmp", "aliases", "no_alias"]))]
 pub(super) struct ResourceEdit {
-    /// Which.
+    /// The resource's name.
     pub(super) name: ResourceName,
     /// Its address, or a host name that the gateway resolves.
     #[arg(long, value_name = "HOST|IP")]
@@ -237,7 +237,7 @@ pub(super) enum PolicyWords {
     Allow {
         /// user:NAME, group:NAME or device:ID.
         subject: Subject,
-        /// What.
+        /// The resource's name.
         resource: ResourceName,
     },
     /// List all policies.

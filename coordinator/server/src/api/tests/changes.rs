@@ -39,7 +39,7 @@ async fn an_edit_touches_what_it_names_and_nothing_else() {
     let setting = Setting::office().await;
     let edit = async |body: Value| ask(&setting.socket, request("PATCH", "/resources/wiki", Some(body))).await;
     let before = setting.find("/resources", "name", "wiki").await.unwrap();
-    assert_eq!(before["dns_name"], "wiki.postern.internal");
+    assert_eq!(before["fqdn"], "wiki.postern.internal");
     let mut expected = before.clone();
     for (field, value) in [
         ("tcp", json!("8000-8100")),
