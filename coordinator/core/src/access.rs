@@ -16,7 +16,7 @@ use postern_model::{
 use postern_policy::decide;
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
-use crate::{AccessTicket, Core, Effect, Env, Proposal, draft::Draft, psk, waiting::Waiting};
+use crate::{AccessTicket, Core, Effect, Env, Proposal, denials::Denial, draft::Draft, psk, waiting::Waiting};
 
 /// More leases than this do not end, or are shortened, in one transaction.
 const GRANTS_PER_BATCH: usize = 1000;
@@ -25,9 +25,12 @@ const GRANTS_PER_BATCH: usize = 1000;
 #[derive(Debug, Clone)]
 pub(crate) enum FollowUp {
     Deny(AccessTicket, DenyReason),
+    /// Denied by decision, at that time; the device is told as much of the reason as it may know.
+    DenyAs(AccessTicket, Denial, Moment),
     Await(AccessTicket, GrantId),
-    /// These grants hold as their gateways have them; whoever waits for more is told to come again.
-    GiveUp(Vec<GrantId>),
+    /// These grants hold as their gateways have them; whoever waits for more is told to come again. The denials that were
+    /// due then are recorded.
+    GiveUp(Vec<GrantId>, Moment),
 }
 
 /// The reason as the device may know it: what it may not see and what is not there are the same to it.
@@ -66,13 +69,14 @@ impl Core {
                 Proposal::new(draft.finish(), ticket).then(FollowUp::Await(ticket, grant))
             }
             Err(reason) => {
-                let labels = (draft.device_label(device), draft.resource_label(request.resource));
-                let details: [(&str, &dyn ToString); 2] = [("device", &labels.0), ("why", &reason.label())];
-                draft.note("access.deny", format!("resource:{}", labels.1), &details);
+                let denial = Denial { device, resource: request.resource, reason };
+                if !self.denials.is_recorded(&denial) {
+                    draft.denial(&denial, 1);
+                }
                 if let Some(held) = held.filter(|_| !reason.is_transient()) {
                     draft.end_grant(held, GrantEnd::Revoked(reason));
                 }
-                Proposal::new(draft.finish(), ticket).then(FollowUp::Deny(ticket, told(reason)))
+                Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, env.moment))
             }
         }
     }
@@ -143,9 +147,9 @@ impl Core {
         grants.filter_map(|grant| self.waiting.get(grant.id)).map(|waiting| waiting.tickets.len()).sum()
     }
 
-    /// Leases that ran out and gateways that did not acknowledge in time. What such a gateway has acknowledged before goes
-    /// on to the end of its lease. When the wall clock was set back, leases that would now last longer than any may are
-    /// brought back to that.
+    /// Leases that ran out, gateways that did not acknowledge in time, and how often the same was denied. What such a gateway
+    /// has acknowledged before goes on to the end of its lease. When the wall clock was set back, leases that would now last
+    /// longer than any may are brought back to that.
     pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
         let mut draft = Draft::new(&self.state, Actor::Coordinator, env.now);
         self.draft_shortened(&mut draft);
@@ -158,7 +162,11 @@ impl Core {
         for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(&id)) {
             draft.end_grant(grant, GrantEnd::Revoked(DenyReason::GatewayUnreachable));
         }
-        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known.into_iter().map(|(id, _)| id).collect()))
+        for (denial, repeats) in self.denials.due(env.moment).filter(|(_, repeats)| *repeats > 0) {
+            draft.denial(&denial, repeats);
+        }
+        let known = known.into_iter().map(|(id, _)| id).collect();
+        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known, env.moment))
     }
 
     fn draft_shortened(&self, draft: &mut Draft<'_>) {
@@ -178,7 +186,8 @@ impl Core {
         let is_set_back = |(at, _): (Timestamp, &Grant)| at > now.plus(self.config.lease);
         let set_back = self.state.expiries().next_back().filter(|last| is_set_back(*last)).map(|_| Duration::ZERO);
         let acknowledgement = self.waiting.next_deadline().map(|until| until.since(moment));
-        lease.into_iter().chain(set_back).chain(acknowledgement).min()
+        let denials = self.denials.next_due().map(|due| due.since(moment));
+        lease.into_iter().chain(set_back).chain(acknowledgement).chain(denials).min()
     }
 
     /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
@@ -206,12 +215,18 @@ impl Core {
             Some(FollowUp::Deny(ticket, reason)) => {
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
+            Some(FollowUp::DenyAs(ticket, denial, moment)) => {
+                self.denials.count(denial, moment);
+                let reply = AccessReply::Denied { reason: told(denial.reason) };
+                self.effects.push_back(Effect::Answer(ticket, reply));
+            }
             Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(grant) {
                 Some(waiting) => waiting.tickets.push(ticket),
                 // The gateway has it as it is: renewed twice at one moment.
                 None => self.answer_ready(ticket, grant, now),
             },
-            Some(FollowUp::GiveUp(grants)) => {
+            Some(FollowUp::GiveUp(grants, moment)) => {
+                self.denials.forget_due(moment);
                 for id in grants {
                     let reason = DenyReason::GatewayUnreachable;
                     let deny = |ticket| Effect::Answer(ticket, AccessReply::Denied { reason });
@@ -311,5 +326,18 @@ impl Core {
             filter: grant.filter.clone(),
             lease: self.lease_left(grant, now),
         })
+    }
+}
+
+impl Draft<'_> {
+    fn denial(&mut self, denial: &Denial, times: u64) {
+        let labels = (self.device_label(denial.device), self.resource_label(denial.resource));
+        let mut details: Vec<(&str, &dyn ToString)> = Vec::new();
+        let why = denial.reason.label();
+        details.extend([("device", &labels.0 as &dyn ToString), ("why", &why)]);
+        if times > 1 {
+            details.push(("times", &times));
+        }
+        self.note("access.deny", format!("resource:{}", labels.1), &details);
     }
 }

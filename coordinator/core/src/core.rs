@@ -15,8 +15,8 @@ use postern_model::{
 use postern_wire::{CoordinatorMessage, Eviction, close};
 
 use crate::{
-    Command, Effect, Refusal, State, Touched, access::FollowUp, changes::Changes, commands, presence::Session,
-    waiting::WaitingGrants,
+    Command, Effect, Refusal, State, Touched, access::FollowUp, changes::Changes, commands, denials::Denials,
+    presence::Session, waiting::WaitingGrants,
 };
 
 /// What the core takes from outside for one call: the time, and random bytes for ids.
@@ -96,6 +96,7 @@ pub struct Core {
     pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
     /// Grants that their gateway has not yet acknowledged as they are now.
     pub(crate) waiting: WaitingGrants,
+    pub(crate) denials: Denials,
     pub(crate) effects: VecDeque<Effect>,
 }
 
@@ -114,6 +115,7 @@ impl Core {
             sessions: HashMap::new(),
             candidates: HashMap::new(),
             waiting: WaitingGrants::default(),
+            denials: Denials::default(),
             effects: VecDeque::new(),
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use postern_model::{
-    DeviceId, Posture, PublicKey, Sha256, TokenId,
+    DeviceId, OverlayAddr, Posture, PublicKey, Sha256, Timestamp, TokenId,
     audit::Actor,
     change::Change,
     record::{Device, Owner, Token},
@@ -36,12 +36,42 @@ pub struct Enrolment {
     pub device: DeviceId,
     /// Its name.
     pub name: String,
+    /// Whether it was enrolled before, by the same request.
+    pub is_again: bool,
+}
+
+/// What will come of an enrolment, as things are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreseen {
+    /// A device is made.
+    New,
+    /// A device that there is gets its certificate once more.
+    Again(DeviceId),
+    /// The secret is right, and yet it is refused; that is recorded.
+    Refused,
+    /// There is such a token, and the secret is wrong; that is recorded.
+    Guess,
+    /// No such token was ever made here; nothing is recorded.
+    Stranger,
 }
 
 /// The longest device name made from a host name; a DNS label.
 const MAX_NAME: usize = 63;
 
 impl Core {
+    /// What [`Self::propose_enrolment`] will come to, for whoever paces it. Looks only.
+    pub fn foresee_enrolment(&self, proof: &EnrolProof, now: Timestamp) -> Foreseen {
+        let Some(token) = self.state.tokens.get(&proof.token) else { return Foreseen::Stranger };
+        if !has_secret(token, proof) {
+            return Foreseen::Guess;
+        }
+        match decide(&self.state, proof, now) {
+            Ok(Decided::New(..)) => Foreseen::New,
+            Ok(Decided::Again(device)) => Foreseen::Again(device.id),
+            Err(_) => Foreseen::Refused,
+        }
+    }
+
     /// A device that wants to enrol. A refusal is also a proposal: its batch holds only the audit entry, or nothing when
     /// no such token was ever made here, so that strangers can't fill the log.
     pub fn propose_enrolment(
@@ -50,7 +80,15 @@ impl Core {
         env: &mut Env<'_>,
     ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
         let mut draft = Draft::new(&self.state, Actor::Token(proof.token), env.now);
-        let outcome = decide(&mut draft, proof, env);
+        let outcome = match decide(&self.state, proof, env.now) {
+            Ok(Decided::New(token, addr)) => Ok(enrol(&mut draft, (token, addr), proof, env)),
+            Ok(Decided::Again(device)) => {
+                let details: [(&str, &dyn ToString); 2] = [("id", &device.id), ("from", &proof.from)];
+                draft.note("device.enrol.again", format!("device:{}", device.name), &details);
+                Ok(Enrolment { device: device.id, name: device.name.clone(), is_again: true })
+            }
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = &outcome
             && self.state.tokens.contains_key(&proof.token)
         {
@@ -66,22 +104,44 @@ impl Core {
     }
 }
 
+/// What becomes of an enrolment that is not refused.
+enum Decided<'a> {
+    /// A device with this address, for a use of this token.
+    New(&'a Token, OverlayAddr),
+    Again(&'a Device),
+}
+
 /// The secret first: whoever does not have it learns nothing about the token.
-fn decide(draft: &mut Draft<'_>, proof: &EnrolProof, env: &mut Env<'_>) -> Result<Enrolment, EnrolRefusal> {
-    let token = draft.state.tokens.get(&proof.token).ok_or(EnrolRefusal::Invalid)?;
-    if !token.secret_hash.ct_eq(&proof.secret_hash) {
+fn decide<'a>(state: &'a State, proof: &EnrolProof, now: Timestamp) -> Result<Decided<'a>, EnrolRefusal> {
+    let token = state.tokens.get(&proof.token).ok_or(EnrolRefusal::Invalid)?;
+    if !has_secret(token, proof) {
         return Err(EnrolRefusal::Invalid);
     }
     if token.withdrawn {
         return Err(EnrolRefusal::Withdrawn);
     }
-    if let Some(device) = enrolled_already(draft.state, proof) {
-        let details: [(&str, &dyn ToString); 2] = [("id", &device.id), ("from", &proof.from)];
-        draft.note("device.enrol.again", format!("device:{}", device.name), &details);
-        return Ok(Enrolment { device: device.id, name: device.name.clone() });
+    if !is_active(state, token.owner) {
+        return Err(EnrolRefusal::OwnerInactive);
     }
-    check_token(draft.state, token, env)?;
-    enrol(draft, token, proof, env)
+    if let Some(device) = enrolled_already(state, proof) {
+        return Ok(Decided::Again(device));
+    }
+    if token.expires_at <= now {
+        return Err(EnrolRefusal::Expired);
+    }
+    if token.uses_left == 0 {
+        return Err(EnrolRefusal::Used);
+    }
+    if state.device_with_key(&proof.device_key).or(state.device_with_wireguard(&proof.wireguard)).is_some() {
+        return Err(EnrolRefusal::KeyInUse);
+    }
+    let network = &state.network;
+    let addr = network.ranges.device(network.next_device_index).ok_or(EnrolRefusal::CoordinatorFault)?;
+    Ok(Decided::New(token, addr))
+}
+
+fn has_secret(token: &Token, proof: &EnrolProof) -> bool {
+    token.secret_hash.ct_eq(&proof.secret_hash)
 }
 
 /// The device that this very request has made before: the answer to it was lost. It gets its certificate once more, though
@@ -92,35 +152,21 @@ fn enrolled_already<'a>(state: &'a State, proof: &EnrolProof) -> Option<&'a Devi
     (is_same && !device.revoked).then_some(device)
 }
 
-fn check_token(state: &State, token: &Token, env: &Env<'_>) -> Result<(), EnrolRefusal> {
-    if token.expires_at <= env.now {
-        return Err(EnrolRefusal::Expired);
-    }
-    if token.uses_left == 0 {
-        return Err(EnrolRefusal::Used);
-    }
-    let is_active = match token.owner {
+fn is_active(state: &State, owner: Owner) -> bool {
+    match owner {
         Owner::User(user) => state.users.get(&user).is_some_and(|user| !user.suspended),
         Owner::Site(site) => state.sites.contains_key(&site),
-    };
-    if !is_active {
-        return Err(EnrolRefusal::OwnerInactive);
     }
-    Ok(())
 }
 
 fn enrol(
     draft: &mut Draft<'_>,
-    token: &Token,
+    (token, addr): (&Token, OverlayAddr),
     proof: &EnrolProof,
     env: &mut Env<'_>,
-) -> Result<Enrolment, EnrolRefusal> {
+) -> Enrolment {
     let state = draft.state;
-    if state.device_with_key(&proof.device_key).or(state.device_with_wireguard(&proof.wireguard)).is_some() {
-        return Err(EnrolRefusal::KeyInUse);
-    }
     let mut network = state.network.clone();
-    let addr = network.ranges.device(network.next_device_index).ok_or(EnrolRefusal::CoordinatorFault)?;
     network.next_device_index += 1;
     let posture = proof.posture.clone().bounded();
     let name = device_name(state, &posture.hostname);
@@ -149,7 +195,7 @@ fn enrol(
         enrolled_at: env.now,
         token: token.id,
     }));
-    Ok(Enrolment { device: id, name })
+    Enrolment { device: id, name, is_again: false }
 }
 
 fn owner_label(state: &State, owner: Owner) -> String {

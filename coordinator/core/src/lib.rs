@@ -18,7 +18,7 @@
 //!   state as it would be after it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `core`: proposing, applying
 //! - `presence`: sessions, candidates; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
-//!   `psk`: preshared keys
+//!   `denials`: how often the same was denied; `psk`: preshared keys
 
 pub mod command;
 pub mod effect;
@@ -29,6 +29,7 @@ mod catalogue;
 mod changes;
 mod commands;
 mod core;
+mod denials;
 mod draft;
 mod enrolment;
 mod presence;
@@ -40,5 +41,5 @@ mod waiting;
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
 pub use command::{Command, Refusal, ResourceEdit, TokenOwner, Touched};
 pub use effect::Effect;
-pub use enrolment::{EnrolProof, Enrolment};
+pub use enrolment::{EnrolProof, Enrolment, Foreseen};
 pub use state::State;

@@ -6,7 +6,7 @@ use postern_model::{DeviceId, Sha256, TokenId, record::Owner};
 use postern_wire::EnrolRefusal;
 
 use super::{office::office, shell::Shell};
-use crate::{Command, EnrolProof, TokenOwner, Touched};
+use crate::{Command, EnrolProof, Enrolment, TokenOwner, Touched};
 
 fn alice() -> TokenOwner {
     TokenOwner::User("alice".parse().unwrap())
@@ -196,12 +196,13 @@ fn a_site_token_makes_a_gateway() {
 fn who_lost_the_answer_asks_again_and_gets_the_same_device() {
     let (mut shell, proof) = token();
     let first = shell.enrol(&proof).unwrap().unwrap();
+    assert!(!first.is_again);
     let before = shell.core.state().clone();
     shell.forget();
     // The token is used up, and by now it has also expired.
     for wait in [Duration::ZERO, Duration::from_secs(3600)] {
         shell.wait(wait);
-        assert_eq!(shell.enrol(&proof).unwrap().unwrap(), first);
+        assert_eq!(shell.enrol(&proof).unwrap().unwrap(), Enrolment { is_again: true, ..first.clone() });
     }
     assert_eq!(shell.actions(), ["device.enrol.again", "device.enrol.again"]);
     let after = shell.core.state();
@@ -235,6 +236,18 @@ fn a_revoked_device_or_a_withdrawn_token_is_not_enrolled_again() {
     assert_eq!(refused(&mut shell, &proof), EnrolRefusal::Used);
     shell.run(&Command::WithdrawToken { id: token }).unwrap();
     assert_eq!(refused(&mut shell, &withdrawn), EnrolRefusal::Withdrawn);
+}
+
+#[test]
+fn a_suspended_owners_device_is_not_enrolled_again_until_resumed() {
+    let (mut shell, proof) = token();
+    let device = shell.enrol(&proof).unwrap().unwrap().device;
+    shell.suspend("alice");
+    shell.forget();
+    assert_eq!(refused(&mut shell, &proof), EnrolRefusal::OwnerInactive);
+    assert_eq!(shell.actions(), ["enrol.refuse"]);
+    shell.run(&Command::ResumeUser { name: "alice".parse().unwrap() }).unwrap();
+    assert_eq!(shell.enrol(&proof).unwrap().unwrap().device, device);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod access;
 mod catalogue;
 mod commands;
+mod denials;
 mod enrolment;
 mod leases;
 mod office;

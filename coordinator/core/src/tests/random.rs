@@ -152,8 +152,13 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
             let (device_key, wireguard) = (record.key, record.wireguard);
             let proof =
                 EnrolProof { token: record.token, device_key, wireguard, ..shell.proof(record.token, secret_hash) };
+            let is_active = match record.owner {
+                Owner::User(user) => !shell.core.state().users[&user].suspended,
+                Owner::Site(_) => true,
+            };
             let done = shell.enrol(&proof)?;
-            assert_eq!(done.ok().map(|enrolment| enrolment.device), (!record.revoked).then_some(record.id));
+            let is_good = is_active && !record.revoked;
+            assert_eq!(done.ok().map(|enrolment| enrolment.device), is_good.then_some(record.id));
             assert_eq!(shell.core.state().devices[&record.id], record);
         }
         Step::Connect(n, instance) => drop(shell.connect_as(device(shell, *n)?, [*instance; 16])),

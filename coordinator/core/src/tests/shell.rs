@@ -18,7 +18,9 @@ use postern_wire::{
 };
 
 use super::world;
-use crate::{AccessTicket, Command, Core, CoreConfig, Effect, EnrolProof, Enrolment, Env, Proposal, Refusal, Touched};
+use crate::{
+    AccessTicket, Command, Core, CoreConfig, Effect, EnrolProof, Enrolment, Env, Foreseen, Proposal, Refusal, Touched,
+};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(600);
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,8 +153,20 @@ impl Shell {
         }
     }
 
+    /// `None` when the commit failed. What comes of it was to be foreseen.
     pub(crate) fn enrol(&mut self, proof: &EnrolProof) -> Option<Result<Enrolment, EnrolRefusal>> {
-        self.transact(|core, env| core.propose_enrolment(proof, env))
+        let foreseen = self.core.foresee_enrolment(proof, self.now);
+        let is_known = self.core.state().tokens.contains_key(&proof.token);
+        let outcome = self.transact(|core, env| core.propose_enrolment(proof, env))?;
+        let came = match &outcome {
+            Ok(enrolment) if enrolment.is_again => Foreseen::Again(enrolment.device),
+            Ok(_) => Foreseen::New,
+            Err(EnrolRefusal::Invalid) if is_known => Foreseen::Guess,
+            Err(EnrolRefusal::Invalid) => Foreseen::Stranger,
+            Err(_) => Foreseen::Refused,
+        };
+        assert_eq!(foreseen, came);
+        Some(outcome)
     }
 
     /// A connection from another process than before.

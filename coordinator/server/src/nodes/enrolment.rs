@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use postern_core::EnrolProof;
+use postern_core::{EnrolProof, Enrolment, Foreseen};
 use postern_model::token::hash_secret;
 use postern_wire::{Enrol, EnrolRefusal, EnrolReply, Enrolled, Limit, Opening, close};
 use quinn::Connection;
 
-use super::{Nodes, stream};
+use super::{Nodes, limits::Shown, stream};
 use crate::{certificates::CheckedRequest, clock, prefix::Prefix};
 
 /// How long a connection may be idle before its one stream is opened.
@@ -35,17 +35,10 @@ impl Nodes {
                 return Err(error.into());
             }
         };
-        let source = Prefix::of(connection.remote_address().ip());
-        // What a stranger makes up costs nothing in the log, and is kept nowhere.
-        let token = self.coordinator.read(|core| core.state().tokens.get(&request.token).map(|token| token.id)).await;
-        if !self.limit(|limits, now| limits.take_enrolment(source, token, now)) {
-            connection.close(close::RETRY.into(), b"too many refused enrolments; try again later");
-            bail!("too many refused enrolments from there, or with that token");
-        }
-        let reply = self.decide_enrolment(request, connection).await;
-        if matches!(reply, EnrolReply::Enrolled(_)) {
-            self.limit(|limits, _| limits.forgive(source, token));
-        }
+        let Some(reply) = self.pace_enrolment(request, connection).await else {
+            connection.close(close::RETRY.into(), b"too many refused or repeated enrolments; try again later");
+            bail!("too many refused or repeated enrolments from there, or with that token");
+        };
         if let EnrolReply::Refused(refusal) = &reply {
             tracing::info!(from = %connection.remote_address(), why = %refusal, "an enrolment was refused");
         }
@@ -55,34 +48,63 @@ impl Nodes {
         Ok(())
     }
 
-    async fn decide_enrolment(&self, request: Enrol, connection: &Connection) -> EnrolReply {
+    /// The answer, or `None` when it is none that may be given now. What is refused or repeated is paced, each by itself; what
+    /// makes a device never is.
+    async fn pace_enrolment(&self, request: Enrol, connection: &Connection) -> Option<EnrolReply> {
+        let source = Prefix::of(connection.remote_address().ip());
+        let refuse = |shown: Shown| self.limit(|limits, now| limits.take_refusal(source, shown, now));
         let Ok(checked) = CheckedRequest::parse(&request.csr) else {
-            return EnrolReply::Refused(EnrolRefusal::BadRequest);
+            return refuse(Shown::Nothing).then_some(EnrolReply::Refused(EnrolRefusal::BadRequest));
         };
+        let token = request.token;
         let proof = EnrolProof {
-            token: request.token,
+            token,
             secret_hash: hash_secret(&request.secret),
             device_key: checked.key(),
             wireguard: request.wireguard,
             posture: request.posture,
             from: canonical(connection.remote_address()),
         };
-        let enrolment = match self.coordinator.enrol(proof).await {
-            Ok(Ok(enrolment)) => enrolment,
-            Ok(Err(refusal)) => return EnrolReply::Refused(refusal),
-            Err(error) => {
-                tracing::error!(%error, "an enrolment could not be recorded");
-                return EnrolReply::Refused(EnrolRefusal::CoordinatorFault);
-            }
+        let foreseen = self.coordinator.read(|core| core.foresee_enrolment(&proof, clock::now())).await;
+        let may_go_on = match foreseen {
+            Foreseen::New => true,
+            Foreseen::Again(device) => self.limit(|limits, now| limits.take_repeat(device, now)),
+            Foreseen::Refused => refuse(Shown::Token(token)),
+            Foreseen::Guess => refuse(Shown::Guess(token)),
+            Foreseen::Stranger => refuse(Shown::Nothing),
         };
-        match self.ca.issue(enrolment.device, &checked, clock::now()) {
+        if !may_go_on {
+            return None;
+        }
+        let enrolment = self.record_enrolment(proof).await;
+        // Another may have come in between: then it counts now.
+        match &enrolment {
+            _ if foreseen != Foreseen::New => {}
+            Ok(Enrolment { is_again: false, .. }) => {}
+            Ok(again) => drop(self.limit(|limits, now| limits.take_repeat(again.device, now))),
+            Err(_) => drop(refuse(Shown::Token(token))),
+        }
+        let reply = enrolment.and_then(|enrolment| self.certify(enrolment, &checked));
+        Some(reply.map_or_else(EnrolReply::Refused, EnrolReply::Enrolled))
+    }
+
+    async fn record_enrolment(&self, proof: EnrolProof) -> Result<Enrolment, EnrolRefusal> {
+        self.coordinator.enrol(proof).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an enrolment could not be recorded");
+            Err(EnrolRefusal::CoordinatorFault)
+        })
+    }
+
+    fn certify(&self, enrolment: Enrolment, checked: &CheckedRequest) -> Result<Enrolled, EnrolRefusal> {
+        let Enrolment { device, name, .. } = enrolment;
+        match self.ca.issue(device, checked, clock::now()) {
             Ok(certificate) => {
-                tracing::info!(device = %enrolment.device, name = enrolment.name, "a device enrolled");
-                EnrolReply::Enrolled(Enrolled { device: enrolment.device, name: enrolment.name, certificate })
+                tracing::info!(%device, name, "a device enrolled");
+                Ok(Enrolled { device, name, certificate })
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "a certificate could not be made");
-                EnrolReply::Refused(EnrolRefusal::CoordinatorFault)
+                Err(EnrolRefusal::CoordinatorFault)
             }
         }
     }

@@ -24,7 +24,10 @@ const RENEWALS: Rate = Rate { burst: 10, every: Duration::from_secs(60) };
 const POSTURE: Duration = Duration::from_secs(10);
 /// Between two changes of where a device may be reached; each is told to everyone who shares a grant with it.
 const REACH: Duration = Duration::from_secs(2);
-/// Enrolments refused for one join token; each is recorded.
+/// Times that one device gets its certificate without a new enrolment; each is recorded.
+const REPEATS: Rate = Rate { burst: 3, every: Duration::from_secs(60) };
+/// Enrolments refused to those who have one join token; each is recorded. Guesses at its secret are counted by themselves,
+/// as often: whoever guesses takes nothing from its holder.
 const TOKEN_REFUSALS: Rate = Rate { burst: 16, every: Duration::from_secs(30) };
 /// Enrolments refused from one source prefix.
 const SOURCE_REFUSALS: Rate = Rate { burst: 32, every: Duration::from_secs(5) };
@@ -37,7 +40,7 @@ const SOURCES: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     devices: Tidied<DeviceId, Device>,
-    tokens: Tidied<TokenId, Bucket>,
+    tokens: Tidied<TokenId, Token>,
     sources: Tidied<Prefix, Bucket>,
     /// Keyed at random, so that nobody finds two reaches that look alike.
     hasher: RandomState,
@@ -48,6 +51,7 @@ struct Device {
     access: Bucket,
     hellos: Bucket,
     renewals: Bucket,
+    repeats: Bucket,
     posture: Spacing,
     reach: Spacing,
     /// What it last said of where it may be reached, digested.
@@ -60,6 +64,7 @@ impl Default for Device {
             access: Bucket::new(ACCESS),
             hellos: Bucket::new(HELLOS),
             renewals: Bucket::new(RENEWALS),
+            repeats: Bucket::new(REPEATS),
             posture: Spacing::new(POSTURE),
             reach: Spacing::new(REACH),
             last_reach: None,
@@ -69,9 +74,32 @@ impl Default for Device {
 
 impl Device {
     fn is_idle(&self, now: Moment) -> bool {
-        [self.access, self.hellos, self.renewals].iter().all(|bucket| bucket.is_full(now))
+        [self.access, self.hellos, self.renewals, self.repeats].iter().all(|bucket| bucket.is_full(now))
             && [self.posture, self.reach].iter().all(|spacing| spacing.is_over(now))
     }
+}
+
+#[derive(Debug)]
+struct Token {
+    refusals: Bucket,
+    guesses: Bucket,
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self { refusals: Bucket::new(TOKEN_REFUSALS), guesses: Bucket::new(TOKEN_REFUSALS) }
+    }
+}
+
+/// What a refused enrolment counts for, besides where it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// A token that there is, with its secret.
+    Token(TokenId),
+    /// A token that there is, with another secret.
+    Guess(TokenId),
+    /// Nothing that is known here.
+    Nothing,
 }
 
 impl Limits {
@@ -113,9 +141,14 @@ impl Limits {
         Ok(())
     }
 
-    /// Whether an enrolment from there, with that token, may be tried now; `token` only when there is one with that id.
-    /// What comes of it is to be told with [`Self::forgive`] unless it was refused.
-    pub(super) fn take_enrolment(&mut self, from: Prefix, token: Option<TokenId>, now: Moment) -> bool {
+    /// Whether a device may now get its certificate by the request that enrolled it.
+    pub(super) fn take_repeat(&mut self, device: DeviceId, now: Moment) -> bool {
+        self.device(device, now).repeats.take(now)
+    }
+
+    /// Whether an enrolment from there may be refused now, and that be recorded. Only what is so answered counts, and
+    /// nothing of it keeps out an enrolment that is not refused.
+    pub(super) fn take_refusal(&mut self, from: Prefix, shown: Shown, now: Moment) -> bool {
         // Those who used up theirs get new ones then, but no token does.
         if self.sources.map.len() >= SOURCES {
             self.sources.map.clear();
@@ -124,16 +157,16 @@ impl Limits {
         if !source.take(now) {
             return false;
         }
-        let Some(token) = token else { return true };
-        let token = self.tokens.entry(token, || Bucket::new(TOKEN_REFUSALS), |bucket| bucket.is_full(now));
-        token.take(now)
-    }
-
-    /// That enrolment was not refused, so it does not count.
-    pub(super) fn forgive(&mut self, from: Prefix, token: Option<TokenId>) {
-        let source = self.sources.map.get_mut(&from);
-        let token = token.and_then(|token| self.tokens.map.get_mut(&token));
-        source.into_iter().chain(token).for_each(Bucket::put_back);
+        let is_idle = |token: &Token| token.refusals.is_full(now) && token.guesses.is_full(now);
+        let is_taken = match shown {
+            Shown::Token(id) => self.tokens.entry(id, Token::default, is_idle).refusals.take(now),
+            Shown::Guess(id) => self.tokens.entry(id, Token::default, is_idle).guesses.take(now),
+            Shown::Nothing => true,
+        };
+        if !is_taken {
+            source.put_back();
+        }
+        is_taken
     }
 
     fn device(&mut self, device: DeviceId, now: Moment) -> &mut Device {
@@ -216,25 +249,40 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_limited_by_token_and_by_source_and_successes_are_not() {
+    fn refusals_are_limited_by_token_and_by_source() {
         let mut limits = Limits::default();
+        let anywhere = |last: u8| source(&format!("198.51.100.{last}"));
+        for shown in [Shown::Token(TOKEN), Shown::Guess(TOKEN)] {
+            let answered = (1..=255).filter(|last| limits.take_refusal(anywhere(*last), shown, at(0)));
+            assert_eq!(answered.count(), 16, "one token from everywhere: {shown:?}");
+        }
         let office = source("192.0.2.1");
         for _ in 0..1000 {
-            assert!(limits.take_enrolment(office, Some(TOKEN), at(0)));
-            limits.forgive(office, Some(TOKEN));
+            assert!(!limits.take_refusal(office, Shown::Token(TOKEN), at(0)), "not answered, so it does not count");
         }
-        let tried =
-            (1..=255).filter(|last| limits.take_enrolment(source(&format!("198.51.100.{last}")), Some(TOKEN), at(0)));
-        assert_eq!(tried.count(), 16, "one token from everywhere");
-        assert_eq!(
-            (0..1000).filter(|_| limits.take_enrolment(office, None, at(0))).count(),
-            32,
-            "one source, any token"
-        );
-        assert!(!limits.take_enrolment(source("192.0.2.1"), None, at(4_999)));
-        assert!(limits.take_enrolment(source("192.0.2.1"), Some(TOKEN), at(30_000)));
-        let networks = (0..50).filter(|i| limits.take_enrolment(source(&format!("2001:db8::{i}")), None, at(0)));
+        assert_eq!((0..1000).filter(|_| limits.take_refusal(office, Shown::Nothing, at(0))).count(), 32, "one source");
+        assert!(!limits.take_refusal(office, Shown::Nothing, at(4_999)));
+        assert!(limits.take_refusal(office, Shown::Token(TOKEN), at(30_000)));
+        let networks =
+            (0..50).filter(|i| limits.take_refusal(source(&format!("2001:db8::{i}")), Shown::Nothing, at(0)));
         assert_eq!(networks.count(), 32, "who has one IPv6 address has 2^64");
+    }
+
+    #[test]
+    fn a_source_that_used_up_its_share_takes_nothing_from_a_token() {
+        let mut limits = Limits::default();
+        let (cafe, office) = (source("198.51.100.1"), source("192.0.2.1"));
+        assert_eq!((0..1000).filter(|_| limits.take_refusal(cafe, Shown::Nothing, at(0))).count(), 32);
+        assert!((0..1000).all(|_| !limits.take_refusal(cafe, Shown::Token(TOKEN), at(0))));
+        assert_eq!((0..1000).filter(|_| limits.take_refusal(office, Shown::Token(TOKEN), at(0))).count(), 16);
+    }
+
+    #[test]
+    fn a_device_enrols_again_three_times_and_then_once_a_minute() {
+        let mut limits = Limits::default();
+        assert_eq!((0..1000).filter(|_| limits.take_repeat(LAPTOP, at(0))).count(), 3);
+        assert!(!limits.take_repeat(LAPTOP, at(59_999)) && limits.take_repeat(DESKTOP, at(59_999)));
+        assert!(limits.take_repeat(LAPTOP, at(60_000)) && !limits.take_repeat(LAPTOP, at(60_000)));
     }
 
     #[test]
@@ -248,7 +296,7 @@ mod tests {
             id[..4].copy_from_slice(&i.to_be_bytes());
             let now = at(u64::from(i) * 10);
             limits.take_access(DeviceId::from_bytes(id), now);
-            limits.take_enrolment(from, None, now);
+            limits.take_refusal(from, Shown::Nothing, now);
         }
         assert!(limits.devices.map.len() <= 2 * FEW && limits.sources.map.len() <= 2 * FEW);
     }

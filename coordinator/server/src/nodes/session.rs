@@ -14,7 +14,12 @@ use super::{
     enrolment::canonical,
     stream::{self, StreamError},
 };
-use crate::{certificates::CheckedRequest, clock, coordinator::Stale, outbox::Outgoing};
+use crate::{
+    certificates::CheckedRequest,
+    clock,
+    coordinator::Stale,
+    outbox::{Outbound, Outgoing},
+};
 
 /// The latest of what came too soon.
 struct Late<T> {
@@ -178,14 +183,14 @@ impl Nodes {
 /// Sends what is decided, and what is answered, until it is over.
 async fn write(
     mut send: SendStream,
-    mut outbox: mpsc::Receiver<Outgoing>,
+    mut outbox: Outbound,
     mut replies: mpsc::Receiver<CoordinatorMessage>,
     connection: &Connection,
 ) -> Result<()> {
     loop {
         let outgoing = tokio::select! {
             biased;
-            outgoing = outbox.recv() => outgoing,
+            outgoing = outbox.next() => outgoing,
             Some(reply) = replies.recv() => Some(Outgoing::Message(Box::new(reply))),
         };
         match outgoing {

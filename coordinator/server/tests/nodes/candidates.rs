@@ -36,7 +36,7 @@ async fn a_restless_laptop_does_not_drown_its_gateway() {
     let reply: AccessReply = asking.hear().await;
     assert!(matches!(reply, AccessReply::Granted(_)), "{reply:?}");
 
-    // More than fit into the gateway's outbox, which it does not read meanwhile.
+    // Far more than the gateway should have to hear; it reads nothing meanwhile.
     let last = 4000;
     for port in 1..=last {
         laptop.say(&NodeMessage::Candidates { candidates: vec![at(port)] }).await;

@@ -4,6 +4,7 @@
 
 mod candidates;
 mod client;
+mod crowd;
 mod memory;
 mod rates;
 mod revoked;
