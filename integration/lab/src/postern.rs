@@ -153,7 +153,8 @@ impl Node {
         self.process = Some(self.host.spawn("node", &mut command)?);
         eventually("the daemon answers", || {
             ensure!(self.process.as_mut().is_some_and(|process| process.ended().is_none()), "it ended");
-            self.run(&["status"])?.success()
+            ensure!(self.json(&["status"])?["running"] == true, "it does not answer yet");
+            Ok(())
         })
         .with_context(|| self.log())?;
         Ok(())

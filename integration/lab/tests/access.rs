@@ -106,6 +106,27 @@ fn systemd_resolved_asks_for_the_zone_and_the_aliases_and_nothing_else() -> Resu
         ensure!(!domains()?.contains("example.com"), "{}", domains()?);
         Ok(())
     })?;
+
+    // One that hangs keeps the node waiting for nothing: were it to wait, it would do so for 5 seconds.
+    let pid = machine.run(&["pidof", "systemd-resolved"])?.success()?;
+    machine.run(&["kill", "-STOP", pid.trim()])?.success()?;
+    office.coordinator.ctl(&["resource", "edit", "wiki", "--alias", "wiki.example.com"])?;
+    let status = laptop.json(&["status"])?;
+    let server = format!("@{}", status["addr"]["v4"].as_str().unwrap_or("?"));
+    let mut unanswered = 0;
+    eventually("the node itself knows the alias", || {
+        let answer = machine.run(&["dig", "+tries=1", "+time=4", "+short", &server, "wiki.example.com"])?;
+        unanswered += usize::from(!answer.ok());
+        ensure!(answer.stdout.trim() == wiki["addr"]["v4"].as_str().unwrap_or("?"), "{answer:?}");
+        Ok(())
+    })?;
+    ensure!(unanswered == 0, "{unanswered} queries found the node waiting for systemd-resolved");
+    machine.run(&["kill", "-CONT", pid.trim()])?.success()?;
+    eventually("what it did not hear it is told again", || {
+        ensure!(domains()?.contains("~postern.internal ~wiki.example.com"), "{}", domains()?);
+        Ok(())
+    })?;
+
     laptop.run(&["down"])?.success()?;
     ensure!(resolved::resolvectl(&machine, &["domain"])?.find("postern").is_none(), "down takes it all back");
     ensure!(dig("public.example.com")? == "198.51.100.7");

@@ -245,6 +245,80 @@ fn a_resolver_that_dhcp_rewrites_is_taken_again_with_its_new_servers() -> Result
 }
 
 #[test]
+fn rules_that_another_program_removes_or_changes_are_put_up_again() -> Result<()> {
+    let mut office = Office::new(&[])?;
+    office.open_wiki()?;
+    let gateway = office.join_gateway()?;
+    let laptop = office.join_laptop()?;
+    reaches_wiki(&office.laptop)?;
+    for node in [&gateway, &laptop] {
+        let table = interface(node)?;
+        let listing = || node.host().run(&["nft", "list", "table", "inet", &table])?.success();
+        let before = listing()?;
+        // As `systemctl restart nftables` does; someone who clears a chain; and someone who adds a rule to it.
+        let rule = ["nft", "insert", "rule", "inet", &table, "forward", "accept"];
+        let changes: [&[&str]; 3] =
+            [&["nft", "flush", "ruleset"], &["nft", "flush", "chain", "inet", &table, "forward"], &rule];
+        for change in changes {
+            node.host().run(change)?.success()?;
+            eventually("the rules are in force again", || {
+                let now = listing()?;
+                ensure!(now == before, "after {change:?}: {now}");
+                Ok(())
+            })
+            .with_context(|| node.log())?;
+        }
+        ensure!(node.log().contains("the firewall rules were gone or changed"), "it says so: {}", node.log());
+        ensure!(node.json(&["status"])?["problem"].is_null());
+    }
+    reaches_wiki(&office.laptop)?;
+
+    // Other programs' rules are theirs, and nothing of it is left behind.
+    office.laptop.run(&["nft", "table inet theirs { chain c { tcp dport 1 drop; }; }"])?.success()?;
+    laptop.run(&["down"])?.success()?;
+    let left = office.laptop.run(&["nft", "list", "ruleset"])?.success()?;
+    ensure!(left.contains("theirs") && !left.contains("postern"), "{left}");
+    Ok(())
+}
+
+#[test]
+fn a_program_that_keeps_rewriting_the_resolver_is_named_and_not_fought_at_its_pace() -> Result<()> {
+    let mut office = Office::new(&[])?;
+    office.open_wiki()?;
+    let _gateway = office.join_gateway()?;
+    let laptop = office.join_laptop()?;
+    let own = own_address(&laptop)?;
+    let taken = || {
+        eventually("the file names the node", || {
+            let now = resolv_conf(&office.laptop)?;
+            ensure!(now.contains(&own), "{now}");
+            Ok(())
+        })
+    };
+    for _ in 0..3 {
+        fs::write(office.laptop.resolv_conf(), ORIGINAL)?;
+        taken()?;
+    }
+    fs::write(office.laptop.resolv_conf(), ORIGINAL)?;
+    let problem = || Ok::<_, anyhow::Error>(laptop.json(&["status"])?["problem"].clone());
+    eventually("it says so", || {
+        let problem = problem()?;
+        ensure!(problem.as_str().is_some_and(|text| text.contains("another program keeps rewriting")), "{problem}");
+        Ok(())
+    })?;
+    // It is taken again without anybody writing it.
+    taken()?;
+    eventually("all is well again", || {
+        ensure!(problem()?.is_null(), "{}", problem()?);
+        Ok(())
+    })?;
+    reaches_wiki(&office.laptop)?;
+    laptop.run(&["down"])?.success()?;
+    ensure!(resolv_conf(&office.laptop)? == ORIGINAL);
+    Ok(())
+}
+
+#[test]
 fn a_gateway_whose_machine_drops_what_it_forwards_says_so() -> Result<()> {
     let mut office = Office::new(&[])?;
     office.open_wiki()?;

@@ -352,10 +352,7 @@ impl Tunnel {
         }
         if let Some(attempt) = self.attempt {
             if now.since(attempt.began) >= REKEY_ATTEMPT_TIME {
-                self.attempt = None;
-                self.awaited = [None; 2];
-                self.unreachable = true;
-                self.unanswered = None;
+                self.end_attempt();
             } else if now >= attempt.resend_at {
                 return self.initiate(attempt.began, out, now);
             }
@@ -383,6 +380,21 @@ impl Tunnel {
     /// translation, firewalls) keeps the way open for packets from it; `None` ends that.
     pub fn set_persistent_keepalive(&mut self, interval: Option<Duration>) {
         self.persistent = interval;
+    }
+
+    /// Ends the handshake under way instead of starting it anew, once the answer to its last initiation is overdue. Call before
+    /// [`Self::handle_timeout`]; another reason to reach the peer begins another one.
+    pub fn give_up(&mut self, now: Moment) {
+        if self.attempt.is_some_and(|attempt| now >= attempt.resend_at) {
+            self.end_attempt();
+        }
+    }
+
+    fn end_attempt(&mut self) {
+        self.attempt = None;
+        self.awaited = [None; 2];
+        self.unreachable = true;
+        self.unanswered = None;
     }
 
     /// What [`Self::set_persistent_keepalive`] said last.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 use anyhow::{Context as _, Result};
 use postern_dataplane::LaneHandle;
 use postern_engine::DnsVerdict;
-use postern_model::{Fqdn, NetworkRanges, OverlayAddr, PublicKey};
+use postern_model::{Fqdn, Moment, NetworkRanges, OverlayAddr, PublicKey};
 use postern_wire::Welcome;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -15,7 +15,7 @@ use tokio::{
 use super::DnsQuery;
 use crate::{
     dns::DnsStub,
-    os::{Configured, NetworkConfig, interface::InterfaceName},
+    os::{Configured, Names, NetworkConfig, interface::InterfaceName},
     uapi::{Uapi, UapiStatus},
 };
 
@@ -26,6 +26,10 @@ struct SetUp {
     upstreams: watch::Sender<Arc<[SocketAddr]>>,
     dns: JoinHandle<()>,
     watch: JoinHandle<()>,
+    /// Tells that the machine's interfaces have changed.
+    links: watch::Sender<()>,
+    firewall: JoinHandle<()>,
+    names: Option<Names>,
 }
 
 /// The machine, as far as the node touches it.
@@ -73,7 +77,7 @@ impl Machine {
             zone: welcome.zone.clone(),
             is_gateway: welcome.site.is_some(),
         };
-        let configured = Configured::apply(state_dir, config).await?;
+        let mut configured = Configured::apply(state_dir, config).await?;
         let (upstreams, latest_upstreams) = watch::channel(configured.upstreams().into());
         let stub = match DnsStub::bind(welcome.addr).await.context("names can't be answered on the overlay address") {
             Ok(stub) => stub,
@@ -101,23 +105,29 @@ impl Machine {
                 tracing::warn!("{concern}");
             }
         });
-        self.set_up = Some(SetUp { place, configured, upstreams, dns, watch });
+        let (links, latest_links) = watch::channel(());
+        let (firewall, names) = (configured.keep_firewall(latest_links), configured.lead_names());
+        self.set_up = Some(SetUp { place, configured, upstreams, dns, watch, links, firewall, names });
         Ok(())
     }
 
     /// The machine's interfaces have changed.
-    pub(super) async fn follow_links(&mut self) {
-        let Some(set_up) = &mut self.set_up else { return };
-        if let Err(error) = set_up.configured.follow_links().await {
-            tracing::warn!(error = format!("{error:#}"), "containers that are new may not find names");
+    pub(super) fn follow_links(&self) {
+        if let Some(set_up) = &self.set_up {
+            set_up.links.send_replace(());
         }
     }
 
+    /// When to call [`follow_resolver`](Self::follow_resolver) even without news.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.set_up.as_ref().and_then(|set_up| set_up.configured.poll_timeout())
+    }
+
     /// The machine's resolver may have changed.
-    pub(super) fn follow_resolver(&mut self) {
+    pub(super) fn follow_resolver(&mut self, now: Moment) {
         let Some(set_up) = &mut self.set_up else { return };
         let before = set_up.configured.watched();
-        if let Err(error) = set_up.configured.follow_resolver() {
+        if let Err(error) = set_up.configured.follow_resolver(now) {
             tracing::warn!(error = format!("{error:#}"), "names of resources may not be found");
         }
         set_up.upstreams.send_replace(set_up.configured.upstreams().into());
@@ -139,11 +149,13 @@ impl Machine {
         }
     }
 
-    /// Leads these names to this node, beside the zone's.
-    pub(super) async fn set_aliases(&mut self, aliases: BTreeSet<Fqdn>) {
-        let Some(set_up) = &mut self.set_up else { return };
-        if let Err(error) = set_up.configured.set_aliases(aliases).await {
-            tracing::warn!(error = format!("{error:#}"), "aliases of resources may not be found");
+    /// Leads these names to this node, beside the zone's. That takes its time elsewhere; what is returned ends with it.
+    pub(super) fn set_aliases(&self, aliases: BTreeSet<Fqdn>) -> impl Future<Output = ()> + Send + use<> {
+        let told = self.set_up.as_ref().and_then(|set_up| set_up.names.as_ref()).map(|names| names.set(aliases));
+        async move {
+            if let Some(told) = told {
+                told.await;
+            }
         }
     }
 
@@ -174,8 +186,14 @@ impl Machine {
     }
 
     async fn take_back(&mut self) {
-        if let Some(SetUp { configured, dns, watch, .. }) = self.set_up.take() {
+        if let Some(SetUp { configured, dns, watch, links, firewall, names, .. }) = self.set_up.take() {
             watch.abort();
+            // Nothing is put up again from here on.
+            drop(links);
+            let _ = firewall.await;
+            if let Some(names) = names {
+                names.end().await;
+            }
             undo(configured).await;
             dns.abort();
             let _ = dns.await;

@@ -133,10 +133,10 @@ impl Node {
                     let _ = verdict.send(self.engine.handle_dns_query(&query, clock::now()));
                 }
                 Some(()) = inputs.addresses.recv() => {
-                    self.machine.follow_links().await;
+                    self.machine.follow_links();
                     self.tell_candidates().await;
                 }
-                Some(()) = inputs.resolver.recv() => self.machine.follow_resolver(),
+                Some(()) = inputs.resolver.recv() => self.machine.follow_resolver(clock::now()),
                 () = tokio::time::sleep(wait) => {}
             }
             self.timers();
@@ -155,7 +155,13 @@ impl Node {
 
     fn next_timer(&self) -> Duration {
         let now = clock::now();
-        let next = self.engine.poll_timeout().into_iter().chain(self.renew_certificate_at).min();
+        let next = self
+            .engine
+            .poll_timeout()
+            .into_iter()
+            .chain(self.renew_certificate_at)
+            .chain(self.machine.poll_timeout())
+            .min();
         next.map_or(TICK, |next| next.since(now).min(TICK))
     }
 
@@ -163,6 +169,9 @@ impl Node {
         let now = clock::now();
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
+        }
+        if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+            self.machine.follow_resolver(now);
         }
         if self.renew_certificate_at.is_some_and(|at| at <= now) {
             self.renew_certificate_at = None;
@@ -376,13 +385,18 @@ impl Node {
         let has_names = is_welcome || matches!(message, CoordinatorMessage::Catalogue { .. });
         self.engine.handle_message(message, clock::now());
         if has_names {
-            // Not behind the machine's resolver, which may take its time.
-            self.pump();
             let resources = self.engine.resources(clock::now());
-            self.machine.set_aliases(resources.into_iter().flat_map(|held| held.entry.aliases).collect()).await;
-        }
-        if is_welcome {
-            self.answer_usable(&Ok(()));
+            let told = self.machine.set_aliases(resources.into_iter().flat_map(|held| held.entry.aliases).collect());
+            if is_welcome {
+                // Whoever waits also waits for the machine's resolver; the node does not.
+                let waiting = std::mem::take(&mut self.wait_usable);
+                tokio::spawn(async move {
+                    told.await;
+                    for waiting in waiting {
+                        let _ = waiting.send(Ok(()));
+                    }
+                });
+            }
         }
     }
 

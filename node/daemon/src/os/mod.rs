@@ -19,14 +19,16 @@ mod resolver;
 mod sysctl;
 
 use std::{
-    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use postern_model::{Fqdn, NetworkRanges, OverlayAddr};
-use tokio::{sync::mpsc, task::JoinHandle};
+use postern_model::{Fqdn, Moment, NetworkRanges, OverlayAddr};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use self::{
     journal::{Entry, Journal},
@@ -34,6 +36,7 @@ use self::{
 };
 
 pub use posture::posture;
+pub use resolver::names::Names;
 
 /// How the machine is to be set up.
 #[derive(Debug, Clone)]
@@ -55,10 +58,11 @@ pub struct NetworkConfig {
 pub struct Configured {
     state_dir: PathBuf,
     config: NetworkConfig,
-    /// The interfaces that the firewall knows as containers'.
-    inner: Vec<String>,
+    /// Until it is [kept in force](Self::keep_firewall).
+    firewall: Option<firewall::Kept>,
+    /// Why the firewall's rules are not in force, if they are not.
+    firewall_problem: watch::Sender<Option<String>>,
     resolver: Resolver,
-    aliases: BTreeSet<Fqdn>,
 }
 
 impl Configured {
@@ -70,8 +74,9 @@ impl Configured {
     pub async fn apply(state_dir: &Path, config: NetworkConfig) -> Result<Self> {
         let mut journal = Journal::load(state_dir)?;
         match set_up(&mut journal, &config).await {
-            Ok((inner, resolver)) => {
-                Ok(Self { state_dir: state_dir.to_owned(), config, inner, resolver, aliases: BTreeSet::new() })
+            Ok((firewall, resolver)) => {
+                let (state_dir, firewall_problem) = (state_dir.to_owned(), watch::Sender::new(None));
+                Ok(Self { state_dir, config, firewall: Some(firewall), firewall_problem, resolver })
             }
             Err(error) => {
                 if let Err(error) = take_back(state_dir, Some(&config.interface)).await {
@@ -82,29 +87,20 @@ impl Configured {
         }
     }
 
-    /// Leads these names to this node as well, in place of those before.
-    ///
-    /// # Errors
-    /// When systemd-resolved refuses.
-    pub async fn set_aliases(&mut self, aliases: BTreeSet<Fqdn>) -> Result<()> {
-        if aliases != self.aliases {
-            self.resolver.set_names(&self.config.interface, &self.config.zone, &aliases).await?;
-        }
-        self.aliases = aliases;
-        Ok(())
+    /// Leads names to this node beside the zone's; `None` where all names are led here anyhow.
+    pub fn lead_names(&self) -> Option<Names> {
+        self.resolver.lead_names(&self.config)
     }
 
-    /// The machine's interfaces have changed; containers may have come or gone.
-    ///
-    /// # Errors
-    /// When the firewall refuses.
-    pub async fn follow_links(&mut self) -> Result<()> {
-        let inner = inner::inner().await?;
-        if inner != self.inner {
-            firewall::apply(&self.config, &inner).await?;
-            self.inner = inner;
-        }
-        Ok(())
+    /// Keeps the firewall's rules in force until the sender of `links`, which tells that interfaces have changed, is gone. The
+    /// task has to have ended before [`undo`](Self::undo).
+    pub fn keep_firewall(&mut self, links: watch::Receiver<()>) -> JoinHandle<()> {
+        let (firewall, problem) = (self.firewall.take(), self.firewall_problem.clone());
+        tokio::spawn(async move {
+            if let Some(firewall) = firewall {
+                firewall.keep(links, problem).await;
+            }
+        })
     }
 
     /// The files by which the machine's resolver goes.
@@ -117,13 +113,18 @@ impl Configured {
         resolver::watch::watch(self.watched(), news)
     }
 
+    /// When to call [`follow_resolver`](Self::follow_resolver) even without news.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.resolver.poll_timeout()
+    }
+
     /// The machine's resolver may have been changed by another program: leads names to this node again.
     ///
     /// # Errors
     /// When it can't be read or written.
-    pub fn follow_resolver(&mut self) -> Result<()> {
+    pub fn follow_resolver(&mut self, now: Moment) -> Result<()> {
         let mut journal = Journal::load(&self.state_dir)?;
-        self.resolver.follow(&mut journal, self.config.addr.v4).context("the resolver can't be followed")
+        self.resolver.follow(&mut journal, now).context("the resolver can't be followed")
     }
 
     /// The resolvers that the machine has beside this node, for all names that are not this node's.
@@ -135,9 +136,10 @@ impl Configured {
     pub fn concern(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         let (note, interface) = (self.resolver.note(), self.config.interface.clone());
         let is_gateway = self.config.is_gateway;
+        let firewall = self.firewall_problem.borrow().clone();
         async move {
             let obstacle = if is_gateway { firewall::obstacle(&interface).await } else { None };
-            let concerns: Vec<_> = obstacle.into_iter().chain(note).collect();
+            let concerns: Vec<_> = firewall.into_iter().chain(obstacle).chain(note).collect();
             (!concerns.is_empty()).then(|| concerns.join("; "))
         }
     }
@@ -151,13 +153,13 @@ impl Configured {
     }
 }
 
-async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Vec<String>, Resolver)> {
+async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(firewall::Kept, Resolver)> {
     let inner = inner::inner().await.unwrap_or_else(|error| {
         tracing::warn!(error = format!("{error:#}"), "this machine's containers can't be found; they get no names");
         Vec::new()
     });
     journal.add(Entry::Firewall { interface: config.interface.clone() })?;
-    firewall::apply(config, &inner).await?;
+    let firewall = firewall::Kept::put_up(config, inner).await?;
     links::apply(config).await.context("addresses and routes can't be set")?;
     if config.is_gateway {
         for sysctl::Setting { path, value, beside } in sysctl::for_gateway(&config.interface) {
@@ -169,7 +171,7 @@ async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(Vec<St
         }
     }
     let resolver = Resolver::apply(journal, config).await.context("the resolver can't be set up")?;
-    Ok((inner, resolver))
+    Ok((firewall, resolver))
 }
 
 /// Undoes what a crashed run left behind, and what this run changed.

@@ -12,7 +12,7 @@
 //!
 //! - `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered; `tcp`: what is followed of a connection
-//! - `peers`: tunnels, endpoints, and `queue`: what waits for a session
+//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
 //! - `answer`: refusals, so that nobody waits for a packet that was dropped
 //!
@@ -20,6 +20,7 @@
 //! makes a flow's look-up its whole decision, and revocation as fast as the next packet.
 
 mod answer;
+mod calls;
 mod client;
 mod flows;
 mod gateway;

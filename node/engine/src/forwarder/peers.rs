@@ -21,13 +21,15 @@ use postern_wireguard::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{ForwarderSink, PeerStatus, queue::Queue};
+use super::{ForwarderSink, PeerStatus, calls::Calls, queue::Queue};
 use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
 const SILENCE: Duration = Duration::from_secs(15);
 /// Of so many peers that may be behind one address, each is called when something for nobody comes from there.
 const CALLED_AT_ONCE: usize = 32;
+/// A peer that was never heard is called so often, unless something waits for it. Whoever is there has answered by then.
+const CALLS_IN_VAIN: u32 = 3;
 
 /// One peer.
 struct PeerState {
@@ -37,6 +39,8 @@ struct PeerState {
     endpoint: Option<SocketAddr>,
     /// When that was.
     heard: Option<Moment>,
+    /// How many initiations went to it before it was heard, or before something came to wait for it.
+    calls: u32,
     queue: Queue,
     /// The overlay addresses that the peer may send from as a client of this gateway.
     client_addr: Option<OverlayAddr>,
@@ -51,6 +55,7 @@ pub(super) struct Peers {
     /// Who may be reached at an address, by any port.
     by_place: FxHashMap<IpAddr, Vec<PublicKey>>,
     next_index: u32,
+    calls: Calls,
     /// Not later than the earliest timer of a tunnel or a queue.
     due: Option<Moment>,
     /// Datagrams are made here.
@@ -69,6 +74,7 @@ impl Peers {
             by_key: FxHashMap::default(),
             by_index: FxHashMap::default(),
             by_place: FxHashMap::default(),
+            calls: Calls::default(),
             due: None,
             out: vec![0; MIN_BUFFER],
         }
@@ -85,7 +91,7 @@ impl Peers {
                     state.peer = Arc::clone(peer);
                     state.client_addr = None;
                 }
-                None => self.add(Arc::clone(peer), sink, now),
+                None => self.add(Arc::clone(peer), now),
             }
         }
         self.by_place.clear();
@@ -102,20 +108,31 @@ impl Peers {
                 state.client_addr = Some(grant.client_addr);
             }
         }
+        self.call_next(sink, now);
     }
 
-    fn add(&mut self, peer: Arc<Peer>, sink: &mut impl ForwarderSink, now: Moment) {
+    fn add(&mut self, peer: Arc<Peer>, now: Moment) {
         let index = self.free_index();
         let tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
         let (key, initiate) = (peer.key, peer.initiate);
-        let state = PeerState { peer, tunnel, endpoint: None, heard: None, queue: Queue::default(), client_addr: None };
+        let (endpoint, heard, queue) = (None, None, Queue::default());
+        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, client_addr: None };
         self.by_index.insert(index, key);
-        let state = self.by_key.entry(key).insert_entry(state).into_mut();
+        self.by_key.insert(key, state);
         if initiate {
             // The grant was asked for because something waits to be sent: have the session ready when it comes. Or the
             // client still seals with a session that this node has lost.
-            state.start_handshake(&mut self.out, sink, now);
-            note_due(&mut self.due, state);
+            self.calls.add(key);
+        }
+    }
+
+    /// Calls those whose turn it is, but for who has called meanwhile.
+    fn call_next(&mut self, sink: &mut impl ForwarderSink, now: Moment) {
+        for key in self.calls.take(now) {
+            if let Some(state) = self.by_key.get_mut(&key).filter(|state| state.heard.is_none()) {
+                state.start_handshake(&mut self.out, sink, now);
+                note_due(&mut self.due, state);
+            }
         }
     }
 
@@ -151,6 +168,7 @@ impl Peers {
         if state.queue.is_empty() && state.seal(packet, &mut self.out, sink, now) {
             counters.out_packets += 1;
         } else if state.queue.push(packet, now) {
+            state.calls = 0;
             state.start_handshake(&mut self.out, sink, now);
         } else {
             counters.count(DropReason::PendingFull);
@@ -194,7 +212,7 @@ impl Peers {
         reserve(inner, datagram.len());
         let opened = state.tunnel.handle_datagram(datagram, inner, now);
         if opened.is_ok() && roams {
-            (state.endpoint, state.heard) = (Some(from), Some(now));
+            (state.endpoint, state.heard, state.calls) = (Some(from), Some(now), 0);
         }
         if let Ok(Opened::Reply { datagram, .. }) = &opened {
             sink.send_datagram(from, datagram);
@@ -270,6 +288,7 @@ impl Peers {
             return;
         }
         if let Some(initiation) = state.tunnel.start_handshake(&mut self.out, now) {
+            state.calls += 1;
             sink.send_datagram(at, initiation);
         }
         note_due(&mut self.due, state);
@@ -294,6 +313,7 @@ impl Peers {
 
     /// The tunnels' timers, and packets that have waited too long.
     pub(super) fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, counters: &mut Counters, now: Moment) {
+        self.call_next(sink, now);
         if self.due.is_none_or(|due| due > now) {
             return;
         }
@@ -302,7 +322,11 @@ impl Peers {
             for _ in 0..state.queue.expire(now) {
                 counters.count(DropReason::PendingTimeout);
             }
+            if state.heard.is_none() && state.queue.is_empty() && state.calls >= CALLS_IN_VAIN {
+                state.tunnel.give_up(now);
+            }
             while let Some(datagram) = state.tunnel.handle_timeout(&mut self.out, now) {
+                state.calls += u32::from(classify(datagram) == Some(Kind::Initiation));
                 deliver(&state.peer, state.endpoint, state.is_silent(now), datagram, sink);
             }
             note_due(&mut self.due, state);
@@ -311,7 +335,7 @@ impl Peers {
 
     /// When [`Self::handle_timeout`] is due; sometimes too early, never too late.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        self.due
+        self.due.into_iter().chain(self.calls.poll_timeout()).min()
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = PeerStatus> + '_ {
@@ -362,6 +386,7 @@ impl PeerState {
         if (self.peer.initiate || self.endpoint.is_some())
             && let Some(initiation) = self.tunnel.start_handshake(out, now)
         {
+            self.calls += 1;
             deliver(&self.peer, self.endpoint, self.is_silent(now), initiation, sink);
         }
     }

@@ -1,9 +1,11 @@
 //! One nftables table per node, replaced as a whole.
 //!
-//! - `rules`: what is in it
+//! - `rules`: what is in it; `keep`: that it stays there; `news`: that rules have changed
 //! - `foreign`: other programs' rules that keep a gateway from forwarding
 
 mod foreign;
+mod keep;
+mod news;
 mod rules;
 
 use std::{process::Stdio, time::Duration};
@@ -14,12 +16,13 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 use super::NetworkConfig;
 
 pub(super) use foreign::obstacle;
+pub(super) use keep::Kept;
 
 /// How long one of the firewall's programs may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Puts the node's rules in force, in place of those that it had. `inner` are the interfaces of this machine's own containers.
-pub(super) async fn apply(config: &NetworkConfig, inner: &[String]) -> Result<()> {
+async fn apply(config: &NetworkConfig, inner: &[String]) -> Result<()> {
     load(&rules::rules(config, inner)).await
 }
 
@@ -28,6 +31,12 @@ pub(super) async fn remove(interface: &str) -> Result<()> {
     let table = rules::table(interface);
     // Adding what is there is no error, and deleting then is none either.
     load(&format!("table {table} {{}}\ndelete table {table}\n")).await
+}
+
+/// The node's rules as the kernel shows them now.
+async fn listing(interface: &str) -> Result<String> {
+    let table = rules::table(interface);
+    run("nft", &[&["list", "table"], &table.split(' ').collect::<Vec<_>>()[..]].concat(), "").await
 }
 
 async fn load(script: &str) -> Result<()> {

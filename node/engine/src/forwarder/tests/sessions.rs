@@ -1,12 +1,12 @@
 //! Restarts on either side, and silence: what was open goes on without a wait.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     packets::{syn, tcp, udp},
-    world::{CLIENT, GATEWAY, OTHER, World, device, resource, to},
+    world::{CLIENT, GATEWAY, OTHER, TARGET_V4, World, device, private, ranges, resource, to},
 };
-use crate::DropReason;
+use crate::{CarriedGrant, DropReason};
 
 fn client(port: u16) -> SocketAddr {
     to(device(CLIENT).v4, port)
@@ -36,7 +36,7 @@ fn with_restarted_gateway(pause: Duration) -> World {
 #[test]
 fn a_restarted_gateway_that_calls_its_clients_has_sessions_before_they_send() {
     let mut world = with_restarted_gateway(Duration::ZERO);
-    let (grant, outside) = (world.carry(CLIENT, 0, super::world::TARGET_V4), world.nodes[CLIENT].outside);
+    let (grant, outside) = (world.carry(CLIENT, 0, TARGET_V4), world.nodes[CLIENT].outside);
     world.gateway_that_knows(&[grant], &[outside], true);
     assert!(arrives(&mut world, 4002));
     assert!(arrives(&mut world, 4003));
@@ -46,6 +46,76 @@ fn a_restarted_gateway_that_calls_its_clients_has_sessions_before_they_send() {
     assert!(world.wire.is_empty());
 }
 
+/// Grants for so many clients that are nowhere.
+fn for_absent_clients(world: &World, count: u8) -> Vec<CarriedGrant> {
+    let grant = |number: u8| CarriedGrant {
+        client_addr: ranges().device(1000 + u32::from(number)).unwrap(),
+        peer: private(10 + number).public(),
+        ..world.carry(OTHER, 0, TARGET_V4)
+    };
+    (0..count).map(grant).collect()
+}
+
+/// How many datagrams went there, and to how many tunnels' initiations they amount.
+fn called(world: &World, place: SocketAddr) -> (usize, usize) {
+    let there = world.wire.iter().filter(|(_, to, _)| *to == place);
+    let tunnels: BTreeSet<_> = there.clone().map(|(.., datagram)| datagram[5..8].to_vec()).collect();
+    (there.count(), tunnels.len())
+}
+
+#[test]
+fn a_gateway_with_many_clients_calls_a_few_at_a_time_and_each_of_them_three_times() {
+    let (mut world, nowhere) = (World::new(), "203.0.113.9:51820".parse().unwrap());
+    let grants = for_absent_clients(&world, 200);
+    world.gateway_that_knows(&grants, &[nowhere], true);
+    assert_eq!(called(&world, nowhere), (64, 64));
+    // More tables are no reason to call more of them at once.
+    world.gateway_that_knows(&grants, &[nowhere], true);
+    assert_eq!(called(&world, nowhere), (64, 64));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(called(&world, nowhere), (200, 200), "everybody, once");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(called(&world, nowhere), (600, 200));
+    world.pass(Duration::from_secs(600));
+    assert_eq!(called(&world, nowhere), (600, 200), "who has not answered by then is not there");
+}
+
+#[test]
+fn a_client_is_heard_and_its_packets_pass_while_the_gateway_calls_others() {
+    let mut world = World::granted();
+    assert!(arrives(&mut world, 4000));
+    world.restart(GATEWAY);
+    let (outside, nowhere) = (world.nodes[CLIENT].outside, "203.0.113.9:51820".parse().unwrap());
+    let mut grants = for_absent_clients(&world, 200);
+    grants.push(world.carry(CLIENT, 0, TARGET_V4));
+    world.gateway_that_knows(&grants, &[nowhere, outside], true);
+    assert!(called(&world, nowhere).0 < 200);
+    // Whether it was called by now or not: this one calls for a session, if there is none.
+    arrives(&mut world, 4001);
+    assert!(arrives(&mut world, 4002));
+}
+
+#[test]
+fn a_client_keeps_calling_its_gateway_while_something_waits_to_be_sent() {
+    let mut world = World::new();
+    let held = world.hold(0);
+    world.client(&[held]);
+    let gateway = world.nodes[GATEWAY].outside;
+    world.pass(Duration::from_secs(60));
+    assert_eq!(called(&world, gateway).0, 3, "nothing waits");
+    for port in 4000..4010 {
+        assert!(!arrives(&mut world, port));
+        world.pass(Duration::from_secs(8));
+    }
+    assert!(called(&world, gateway).0 > 15, "{:?}", called(&world, gateway));
+    // The gateway hears of the client at last.
+    let grant = world.carry(CLIENT, 0, TARGET_V4);
+    world.gateway_that_knows(&[grant], &[], false);
+    world.send(CLIENT, syn(client(4010), service(80)));
+    world.pass(Duration::from_secs(6));
+    assert!(!world.tun(GATEWAY).is_empty());
+}
+
 #[test]
 fn a_restarted_gateway_calls_back_whoever_uses_a_session_that_it_does_not_know() {
     // With the same numbers for its tunnels as before, and with others.
@@ -53,7 +123,7 @@ fn a_restarted_gateway_calls_back_whoever_uses_a_session_that_it_does_not_know()
         let mut world = with_restarted_gateway(pause);
         // Behind a translator the client has another port than it knows of.
         let inside = SocketAddr::new(world.nodes[CLIENT].outside.ip(), 1);
-        let grant = world.carry(CLIENT, 0, super::world::TARGET_V4);
+        let grant = world.carry(CLIENT, 0, TARGET_V4);
         world.gateway_that_knows(&[grant], &[inside], false);
         assert!(world.wire.is_empty(), "by itself it calls nobody");
         assert!(!arrives(&mut world, 4002), "this one is lost, and calls for a session");
@@ -65,7 +135,7 @@ fn a_restarted_gateway_calls_back_whoever_uses_a_session_that_it_does_not_know()
 #[test]
 fn a_packet_for_an_unknown_session_calls_nobody_who_can_not_be_there() {
     let mut world = with_restarted_gateway(Duration::ZERO);
-    let (grant, outside) = (world.carry(CLIENT, 0, super::world::TARGET_V4), world.nodes[CLIENT].outside);
+    let (grant, outside) = (world.carry(CLIENT, 0, TARGET_V4), world.nodes[CLIENT].outside);
     world.gateway_that_knows(&[grant], &[outside], false);
     let mut unknown = vec![4, 0, 0, 0, 1, 2, 3, 4];
     unknown.resize(64, 0);
@@ -86,7 +156,7 @@ fn a_packet_for_an_unknown_session_calls_nobody_who_can_not_be_there() {
 #[test]
 fn an_initiation_that_the_network_doubles_makes_no_second_handshake() {
     let mut world = World::new();
-    let (grant, outside) = (world.carry(CLIENT, 0, super::world::TARGET_V4), world.nodes[CLIENT].outside);
+    let (grant, outside) = (world.carry(CLIENT, 0, TARGET_V4), world.nodes[CLIENT].outside);
     world.gateway_that_knows(&[grant], &[outside], false);
     let held = world.hold(0);
     world.client(&[held]);
@@ -101,7 +171,7 @@ fn an_initiation_that_the_network_doubles_makes_no_second_handshake() {
 #[test]
 fn a_client_whose_initiations_are_too_old_is_called_instead() {
     let mut world = World::new();
-    let (grant, outside) = (world.carry(CLIENT, 0, super::world::TARGET_V4), world.nodes[CLIENT].outside);
+    let (grant, outside) = (world.carry(CLIENT, 0, TARGET_V4), world.nodes[CLIENT].outside);
     // This process's initiation is made before the one of the process before it, and comes after.
     let mut late = world.process(CLIENT);
     let held = world.hold(0);

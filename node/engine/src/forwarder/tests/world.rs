@@ -44,7 +44,7 @@ pub(super) fn resource(number: u8) -> OverlayAddr {
     ranges().resource(300 + u32::from(number)).unwrap()
 }
 
-fn private(at: u8) -> PrivateKey {
+pub(super) fn private(at: u8) -> PrivateKey {
     PrivateKey::from_bytes(&SecretBytes::new([at + 1; 32]))
 }
 
