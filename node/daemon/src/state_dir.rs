@@ -100,13 +100,21 @@ impl StateDir {
     /// # Errors
     /// When the file is there and can't be read.
     pub fn identity(&self) -> Result<Option<Identity>> {
-        let Some(text) = self.0.read(IDENTITY)? else { return Ok(None) };
+        Self::identity_in(self.path())
+    }
+
+    /// Who the device of a directory is, whether or not a daemon has it open.
+    ///
+    /// # Errors
+    /// When the file is there and can't be read.
+    pub fn identity_in(dir: &Path) -> Result<Option<Identity>> {
+        let Some(text) = postern_statedir::read(dir, IDENTITY)? else { return Ok(None) };
         match serde_json::from_str(&text) {
             Ok(identity) => Ok(Some(identity)),
             // Not with serde's message, which may quote the file.
             Err(_) => bail!(
                 "{} is damaged: run 'postern logout', then enrol again with a new join token",
-                self.path().join(IDENTITY).display()
+                dir.join(IDENTITY).display()
             ),
         }
     }

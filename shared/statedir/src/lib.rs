@@ -83,12 +83,7 @@ impl StateDir {
     /// # Errors
     /// When it is there and can't be read; with the file's name.
     pub fn read(&self, name: &str) -> io::Result<Option<Zeroizing<String>>> {
-        let path = self.path.join(name);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Zeroizing::new(text))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(named(&path, "read", &error)),
-        }
+        read(&self.path, name)
     }
 
     /// Writes a file of the directory (mode 0600) as [`write_whole`] does.
@@ -97,6 +92,19 @@ impl StateDir {
     /// When it can't be written; then the file is as it was. With the file's name.
     pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
         write_whole(&self.path.join(name), text)
+    }
+}
+
+/// What is in a file of a state directory, if there is one, whoever has the directory open. Wiped when dropped.
+///
+/// # Errors
+/// When it is there and can't be read; with the file's name.
+pub fn read(dir: &Path, name: &str) -> io::Result<Option<Zeroizing<String>>> {
+    let path = dir.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(Zeroizing::new(text))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(named(&path, "read", &error)),
     }
 }
 

@@ -154,13 +154,8 @@ async fn running(state_dir: &Path) -> Result<UnixStream> {
 
 /// How a node is that has no daemon: as its state directory says.
 fn without_daemon(state_dir: &Path) -> Status {
-    // Looking must not make a directory.
-    let identity = if state_dir.exists() {
-        StateDir::open(state_dir).map_err(anyhow::Error::from).and_then(|state| state.identity())
-    } else {
-        Ok(None)
-    };
-    match identity {
+    // Without the directory's lock: a daemon that starts at this moment needs it.
+    match StateDir::identity_in(state_dir) {
         Ok(Some(identity)) => Status {
             enrolled: true,
             problem: Some(NOT_RUNNING.into()),
