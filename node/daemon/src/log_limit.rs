@@ -15,6 +15,13 @@ pub(crate) struct LogLimit {
     unsaid: u64,
 }
 
+impl Default for LogLimit {
+    /// Ten lines in ten minutes: enough to see what goes on.
+    fn default() -> Self {
+        Self::new(10, Duration::from_secs(600))
+    }
+}
+
 impl LogLimit {
     pub(crate) fn new(lines: u32, period: Duration) -> Self {
         Self { lines, period, began: None, said: 0, unsaid: 0 }

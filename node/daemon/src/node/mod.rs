@@ -69,18 +69,11 @@ struct Inputs {
 }
 
 /// What may be logged again and again, and how often it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct LogLimits {
     denied: LogLimit,
     unresolved: LogLimit,
     disconnected: LogLimit,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        let limit = LogLimit::new(10, Duration::from_secs(600));
-        Self { denied: limit, unresolved: limit, disconnected: limit }
-    }
 }
 
 /// One node, from up to down.

@@ -41,8 +41,8 @@ impl Kept {
     /// # Errors
     /// When the system refuses.
     pub(in crate::os) async fn put_up(config: &NetworkConfig, inner: Vec<String>) -> Result<Self> {
-        let log = LogLimit::new(10, Duration::from_secs(600));
-        let mut kept = Self { config: config.clone(), inner: Vec::new(), in_force: None, news: News::start(), log };
+        let (news, log) = (News::start(), LogLimit::default());
+        let mut kept = Self { config: config.clone(), inner: Vec::new(), in_force: None, news, log };
         kept.put(inner).await?;
         Ok(kept)
     }

@@ -67,7 +67,7 @@ async fn follow<F>(
 ) where
     F: Future<Output = Result<()>>,
 {
-    let mut log = LogLimit::new(10, Duration::from_secs(600));
+    let mut log = LogLimit::default();
     let mut refused = false;
     loop {
         tokio::select! {
