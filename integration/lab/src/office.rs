@@ -11,13 +11,14 @@
 //!
 //! The servers have no route to the internet or to the overlay: what reaches them comes through the gateway.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     postern::{Coordinator, Node},
     process::Background,
     servers,
     topology::{Host, Lab, Segment},
+    wait::eventually,
 };
 
 /// The coordinator's address.
@@ -112,5 +113,19 @@ impl Office {
         self.coordinator.ctl(&words)?;
         self.coordinator.ctl(&["policy", "allow", "user:alice", "wiki"])?;
         Ok(())
+    }
+
+    /// On the laptop, a download from the wiki that would take a minute, once it runs.
+    pub fn download(&self) -> Result<Background> {
+        let file = self.laptop.dir().join("big");
+        let _ = std::fs::remove_file(&file);
+        let mut curl = self.laptop.command("curl");
+        curl.args(["-sS", "--limit-rate", "4M", "-o", "big", "http://wiki.postern.internal/big"]);
+        let download = self.laptop.spawn("download", &mut curl)?;
+        eventually("the download runs", || {
+            ensure!(std::fs::metadata(&file)?.len() > 1 << 20, "too little: {}", download.log());
+            Ok(())
+        })?;
+        Ok(download)
     }
 }

@@ -3,7 +3,7 @@
 use std::{process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
-use postern_lab::{Background, Office, eventually, process::run};
+use postern_lab::{Office, eventually, process::run};
 
 const ORIGINAL: &str = "nameserver 203.0.113.53\n";
 
@@ -13,24 +13,13 @@ fn wiki(office: &Office) -> Result<()> {
     Ok(())
 }
 
-fn download(office: &Office) -> Result<Background> {
-    let mut curl = office.laptop.command("curl");
-    curl.args(["-sS", "--limit-rate", "4M", "-o", "big", "http://wiki.postern.internal/big"]);
-    let download = office.laptop.spawn("download", &mut curl)?;
-    eventually("the download runs", || {
-        ensure!(std::fs::metadata(office.laptop.dir().join("big"))?.len() > 1 << 20);
-        Ok(())
-    })?;
-    Ok(download)
-}
-
 #[test]
 fn a_coordinator_killed_amid_changes_loses_nothing_it_acknowledged() -> Result<()> {
     let mut office = Office::new(&[])?;
     office.open_wiki()?;
     let _gateway = office.join_gateway()?;
     let laptop = office.join_laptop()?;
-    let mut download = download(&office)?;
+    let mut download = office.download()?;
 
     for round in 0..3 {
         let state = office.coordinator.state_dir().to_owned();

@@ -1,7 +1,7 @@
 //! An edit on the coordinator takes effect on connections that are already open.
 
 use anyhow::{Context as _, Result, ensure};
-use postern_lab::{Background, Node, Office, eventually, wait::now};
+use postern_lab::{Node, Office, eventually, wait::now};
 
 struct Scene {
     office: Office,
@@ -18,23 +18,9 @@ fn scene() -> Result<Scene> {
 }
 
 impl Scene {
-    /// A download that would take a minute, once it runs.
-    fn download(&self) -> Result<Background> {
-        let file = self.office.laptop.dir().join("big");
-        let _ = std::fs::remove_file(&file);
-        let mut curl = self.office.laptop.command("curl");
-        curl.args(["-sS", "--limit-rate", "4M", "-o", "big", "http://wiki.postern.internal/big"]);
-        let download = self.office.laptop.spawn("download", &mut curl)?;
-        eventually("the download runs", || {
-            ensure!(std::fs::metadata(&file)?.len() > 1 << 20, "too little: {}", download.log());
-            Ok(())
-        })?;
-        Ok(download)
-    }
-
     /// Does `edit`, and holds that the open download is reset, on the server's side too, and new connections fail.
     fn is_cut_by(&self, edit: &[&str]) -> Result<()> {
-        let mut download = self.download()?;
+        let mut download = self.office.download()?;
         let start = now();
         self.office.coordinator.ctl(edit)?;
         let code = download.wait()?;
@@ -126,7 +112,7 @@ fn a_lease_runs_out_when_the_coordinator_is_away() -> Result<()> {
     let laptop = office.join_laptop()?;
     let mut scene = Scene { office, _gateway: gateway, laptop };
     // Renewed for longer than one lease while the coordinator is there.
-    let mut download = scene.download()?;
+    let mut download = scene.office.download()?;
     let start = now();
     eventually("two leases have passed", || {
         ensure!(start.elapsed().as_secs() >= 17);
