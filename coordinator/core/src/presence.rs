@@ -7,7 +7,7 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DeviceId, GrantId, Posture, Timestamp,
+    Candidate, DeviceId, Found, GrantId, Posture, Timestamp,
     audit::Actor,
     candidate::{CandidateKind, MAX_CANDIDATES},
     change::Change,
@@ -220,13 +220,43 @@ impl Draft<'_> {
         let Some(record) = self.state.device(device).filter(|record| record.posture != posture).cloned() else {
             return;
         };
-        let details: [(&str, &dyn ToString); 4] = [
-            ("hostname", &posture.hostname),
-            ("os", &posture.os),
-            ("kernel", &posture.kernel),
-            ("version", &posture.version),
-        ];
+        let details = news(&record.posture, &posture);
+        let details: Vec<_> = details.iter().map(|(name, value)| (name.as_str(), value as &dyn ToString)).collect();
         self.note("device.posture", format!("device:{}", record.name), &details);
         self.change(Change::PutDevice(Device { posture, ..record }));
+    }
+}
+
+/// What is new in a posture, by the names that policies use.
+fn news(before: &Posture, after: &Posture) -> Vec<(String, String)> {
+    let fields = |posture: &Posture| {
+        fn maybe(value: Option<impl ToString>) -> String {
+            value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
+        }
+        [
+            ("hostname", posture.hostname.clone()),
+            ("os", posture.os.clone()),
+            ("kernel", posture.kernel.clone()),
+            ("version", posture.version.clone()),
+            ("disk_encrypted", maybe(posture.disk_encrypted)),
+            ("firewall", maybe(posture.firewall)),
+            ("screen_lock", maybe(posture.screen_lock)),
+            ("update_age_days", maybe(posture.update_age_days)),
+        ]
+    };
+    let checks = after.checks.iter().filter(|(check, found)| before.checks.get(check) != Some(found));
+    let checks = checks.map(|(check, found)| (check.to_string(), label(found)));
+    let gone = before.checks.keys().filter(|check| !after.checks.contains_key(check));
+    let gone = gone.map(|check| (check.to_string(), "unknown".to_owned()));
+    let fields = fields(before).into_iter().zip(fields(after)).filter(|(before, after)| before != after);
+    fields.map(|(_, (name, value))| (name.to_owned(), value)).chain(checks).chain(gone).collect()
+}
+
+fn label(found: &Found) -> String {
+    match found {
+        Found::Absent => "absent".to_owned(),
+        Found::Present => "present".to_owned(),
+        Found::Version(version) => version.clone(),
+        Found::Unknown => "unknown".to_owned(),
     }
 }

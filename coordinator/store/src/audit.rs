@@ -12,7 +12,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use serde::Serialize;
 use sha2::Digest as _;
 
-use crate::columns::{Columns as _, Text};
+use crate::columns::{Columns as _, Text, to_json, unreadable};
 
 /// Which entries to read; they come in the order in which they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,12 +175,7 @@ pub(crate) fn chain(previous: &Sha256, id: u64, revision: Revision, event: &Audi
     Ok(Sha256(digest.into()))
 }
 
-fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
 fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
-    let details: String = row.get("details")?;
     Ok(AuditEntry {
         id: row.get("id")?,
         revision: Revision(row.get("revision")?),
@@ -189,7 +184,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
             actor: actor(row)?,
             action: row.get("action")?,
             object: row.get("object")?,
-            details: serde_json::from_str(&details).map_err(|error| unreadable(Box::new(error)))?,
+            details: row.json("details")?,
         },
         hash: row.text("hash")?,
     })
@@ -215,8 +210,4 @@ fn actor(row: &Row<'_>) -> rusqlite::Result<Actor> {
         "coordinator" => Actor::Coordinator,
         _ => return Err(unreadable(format!("unknown actor '{kind}'").into())),
     })
-}
-
-fn unreadable(why: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, why)
 }

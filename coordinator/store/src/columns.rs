@@ -10,6 +10,7 @@ use rusqlite::{
     Row,
     types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 /// A value in a TEXT column, through `Display` and `FromStr`.
 pub(crate) struct Text<T>(pub(crate) T);
@@ -29,6 +30,7 @@ impl<T: FromStr<Err: Error + Send + Sync + 'static>> FromSql for Text<T> {
 /// Reads the columns of one row by name.
 pub(crate) trait Columns {
     fn text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<T>;
+    fn json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T>;
     fn time(&self, column: &str) -> rusqlite::Result<Timestamp>;
     fn filter(&self) -> rusqlite::Result<Filter>;
     fn addr(&self) -> rusqlite::Result<OverlayAddr>;
@@ -39,6 +41,11 @@ pub(crate) trait Columns {
 impl Columns for Row<'_> {
     fn text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<T> {
         self.get::<_, Text<T>>(column).map(|text| text.0)
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T> {
+        let text: String = self.get(column)?;
+        serde_json::from_str(&text).map_err(|error| unreadable(Box::new(error)))
     }
 
     fn time(&self, column: &str) -> rusqlite::Result<Timestamp> {
@@ -70,6 +77,15 @@ impl Columns for Row<'_> {
         }
         Ok(Principal::Device(self.text("device_id")?))
     }
+}
+
+/// A value in a TEXT column, as JSON.
+pub(crate) fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+pub(crate) fn unreadable(why: Box<dyn Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, why)
 }
 
 /// The two columns of an owner, of which one is NULL.

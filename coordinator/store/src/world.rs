@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use postern_model::{
-    Fqdn, NetworkRanges, Posture, ResourceId, Revision,
+    Fqdn, NetworkRanges, ResourceId, Revision,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User, World},
 };
@@ -107,12 +107,7 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Device> {
         wireguard: row.text("wireguard")?,
         addr: row.addr()?,
         revoked: row.get("revoked")?,
-        posture: Posture {
-            hostname: row.get("hostname")?,
-            os: row.get("os")?,
-            kernel: row.get("kernel")?,
-            version: row.get("version")?,
-        },
+        posture: row.json("posture")?,
         enrolled_at: row.time("enrolled_at")?,
         token: row.text("token_id")?,
     })

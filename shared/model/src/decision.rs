@@ -33,6 +33,10 @@ pub enum DenyReason {
     UnknownResource,
     /// No policy allows it.
     NoPolicy,
+    /// A policy would allow it, but its condition is not met (any more).
+    ConditionNotMet,
+    /// A policy denies it.
+    Forbidden,
     /// The device's user is suspended.
     UserSuspended,
     /// The device's user was removed.
@@ -69,6 +73,8 @@ impl DenyReason {
         match self {
             Self::UnknownResource => "unknown_resource",
             Self::NoPolicy => "no_policy",
+            Self::ConditionNotMet => "condition_not_met",
+            Self::Forbidden => "forbidden",
             Self::UserSuspended => "user_suspended",
             Self::UserRemoved => "user_removed",
             Self::DeviceRevoked => "device_revoked",
@@ -90,6 +96,8 @@ impl fmt::Display for DenyReason {
         f.write_str(match self {
             Self::UnknownResource => "there is no such resource for this device",
             Self::NoPolicy => "no policy allows it",
+            Self::ConditionNotMet => "a condition of access is not met; 'postern explain NAME' says which",
+            Self::Forbidden => "a policy denies it",
             Self::UserSuspended => "the user is suspended",
             Self::UserRemoved => "the user was removed",
             Self::DeviceRevoked => "the device was revoked",

@@ -9,18 +9,20 @@
 //! - [`grant`], [`decision`]: what an access request ends in
 //! - [`token`]: the join token that an admin hands out, and the API key
 //! - [`record`], [`change`], [`audit`]: the coordinator's durable state and how it moves
-//! - [`posture`]: what a device says of itself
+//! - [`policy`]: what policies are made of; [`posture`], [`check`]: what a device says of itself
 
 pub mod addr;
 pub mod audit;
 pub mod candidate;
 pub mod change;
+pub mod check;
 pub mod decision;
 pub mod filter;
 pub mod grant;
 pub mod id;
 pub mod key;
 pub mod name;
+pub mod policy;
 pub mod ports;
 pub mod posture;
 pub mod record;
@@ -34,11 +36,13 @@ mod text;
 
 pub use addr::{NetworkRanges, OverlayAddr};
 pub use candidate::Candidate;
+pub use check::{Check, Found};
 pub use decision::{Decision, DenyReason};
 pub use filter::{Filter, Protocol};
 pub use id::{ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, ResourceId, SiteId, TokenId, UserId};
 pub use key::{PresharedKey, PublicKey, SecretBytes, Sha256};
-pub use name::{ApiKeyName, Fqdn, GroupName, NameError, ResourceName, SiteName, UserName};
+pub use name::{ApiKeyName, Fqdn, GroupName, NameError, ResourceName, SiteName, TagName, UserName};
+pub use policy::{Condition, Effect, Scope, ScopeName};
 pub use ports::{PortRange, PortSet};
 pub use posture::Posture;
 pub use resource::Target;

@@ -99,6 +99,10 @@ name!(
     ResourceName, "resource name", is_label, LABEL_RULE, str::to_owned
 );
 name!(
+    /// A tag's name: a DNS label. Resources with the same tag are a group.
+    TagName, "tag", is_label, LABEL_RULE, str::to_owned
+);
+name!(
     /// An API key's name: what it is for.
     ApiKeyName, "API key name", is_label, LABEL_RULE, str::to_owned
 );

@@ -77,6 +77,57 @@ impl PortSet {
         }
     }
 
+    /// The ports that are in either.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) => Self::Any,
+            _ => Self::from_ranges([self.ranges(), other.ranges()].concat()),
+        }
+    }
+
+    /// The ports that are in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Any, set) | (set, Self::Any) => set.clone(),
+            _ => {
+                let both = self.ranges().iter().flat_map(|a| {
+                    let b = other.ranges().iter();
+                    b.filter_map(|b| PortRange::new(a.first.max(b.first), a.last.min(b.last)))
+                });
+                Self::from_ranges(both.collect())
+            }
+        }
+    }
+
+    /// The ports of this set that are not in the other.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        if other.is_none() {
+            return self.clone();
+        }
+        let mut left = self.ranges().to_vec();
+        for hole in other.ranges() {
+            let around = |range: PortRange| {
+                let below = PortRange::new(range.first, range.last.min(hole.first.saturating_sub(1)));
+                let above = hole.last.checked_add(1).and_then(|next| PortRange::new(range.first.max(next), range.last));
+                below.into_iter().chain(above)
+            };
+            left = left.into_iter().flat_map(around).collect();
+        }
+        Self::from_ranges(left)
+    }
+
+    fn ranges(&self) -> &[PortRange] {
+        const ALL: &[PortRange] = &[PortRange { first: 1, last: u16::MAX }];
+        match self {
+            Self::None => &[],
+            Self::Any => ALL,
+            Self::Ranges(ranges) => ranges,
+        }
+    }
+
     /// Whether no port is in the set.
     pub fn is_none(&self) -> bool {
         matches!(self, Self::None)
@@ -141,7 +192,27 @@ mod tests {
         }
     }
 
+    fn sets() -> impl Strategy<Value = PortSet> {
+        let some = prop::collection::vec((1u16..400, 0u16..60), 0..6);
+        prop_oneof![
+            1 => Just(PortSet::Any),
+            8 => some.prop_map(|pairs| {
+                PortSet::from_ranges(pairs.iter().map(|(f, n)| PortRange::new(*f, f + n).unwrap()).collect())
+            }),
+        ]
+    }
+
     proptest! {
+        /// Invariant: sets of ports are sets.
+        #[test]
+        fn sets_combine_port_by_port(a in sets(), b in sets(), probe in 1u16..500) {
+            let (in_a, in_b) = (a.contains(probe), b.contains(probe));
+            prop_assert_eq!(a.union(&b).contains(probe), in_a || in_b);
+            prop_assert_eq!(a.intersection(&b).contains(probe), in_a && in_b);
+            prop_assert_eq!(a.minus(&b).contains(probe), in_a && !in_b);
+            prop_assert!(a.minus(&a).is_none());
+        }
+
         #[test]
         fn a_set_holds_exactly_the_ports_of_its_ranges(
             pairs in prop::collection::vec((1u16.., 0u16..300), 1..8),

@@ -78,10 +78,8 @@ CREATE TABLE devices (
     v4          TEXT    NOT NULL UNIQUE,
     v6          TEXT    NOT NULL UNIQUE,
     revoked     INTEGER NOT NULL CHECK (revoked IN (0, 1)),
-    hostname    TEXT    NOT NULL,
-    os          TEXT    NOT NULL,
-    kernel      TEXT    NOT NULL,
-    version     TEXT    NOT NULL,
+    -- What it last said of itself: JSON.
+    posture     TEXT    NOT NULL,
     enrolled_at INTEGER NOT NULL,
     -- With what it enrolled; no reference, since a token may be gone before the device.
     token_id    TEXT    NOT NULL,

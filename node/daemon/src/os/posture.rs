@@ -12,6 +12,7 @@ pub fn posture() -> Posture {
         os: pretty_name(&os).unwrap_or_else(|| text(uname.sysname())),
         kernel: text(uname.release()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Posture::default()
     };
     posture.bounded()
 }
