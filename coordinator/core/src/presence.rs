@@ -167,7 +167,10 @@ impl Core {
         match message {
             NodeMessage::GrantInstalled { grant } => self.handle_installed(device, grant, now),
             NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
-            NodeMessage::GrantRevoked { .. } | NodeMessage::Posture { .. } | NodeMessage::RenewCertificate { .. } => {}
+            NodeMessage::GrantRevoked { .. }
+            | NodeMessage::Posture { .. }
+            | NodeMessage::Activity { .. }
+            | NodeMessage::RenewCertificate { .. } => {}
         }
     }
 

@@ -134,7 +134,9 @@ impl Oracle {
             CoordinatorMessage::InstallGrant(install) => self.carries(at, install, now),
             CoordinatorMessage::RevokeGrant { grant, .. } => self.permits.end(at, |it| it.grant == *grant, now),
             CoordinatorMessage::Evicted { .. } => self.evicted(at, now),
-            CoordinatorMessage::Certificate { .. } | CoordinatorMessage::Unknown { .. } => {}
+            CoordinatorMessage::ActivityRecorded { .. }
+            | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Unknown { .. } => {}
         }
     }
 

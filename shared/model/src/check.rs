@@ -88,8 +88,16 @@ mod tests {
         for good in ["file:/etc/edr.conf", "process:sshd", "package:libssl3"] {
             assert_eq!(good.parse::<Check>().unwrap().to_string(), good);
         }
-        let bad =
-            ["", "file:", "file:etc/x", "file:/etc/../root/x", "process:/bin/sh", "process:sh -c", "run:id", "package:a\nb"];
+        let bad = [
+            "",
+            "file:",
+            "file:etc/x",
+            "file:/etc/../root/x",
+            "process:/bin/sh",
+            "process:sh -c",
+            "run:id",
+            "package:a\nb",
+        ];
         for bad in bad {
             assert!(bad.parse::<Check>().is_err(), "{bad}");
         }

@@ -15,7 +15,8 @@ pub struct FilterError {
 }
 
 /// The transport of a packet, as far as a filter can speak of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TCP (6).
     Tcp,

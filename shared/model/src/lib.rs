@@ -8,9 +8,10 @@
 //! - [`ports`], [`filter`], [`resource`], [`subject`], [`candidate`]: what access is about
 //! - [`grant`], [`decision`]: what an access request ends in
 //! - [`token`]: the join token that an admin hands out, and the API key
-//! - [`record`], [`change`], [`audit`]: the coordinator's durable state and how it moves
+//! - [`record`], [`change`], [`audit`]: the coordinator's durable state and how it moves; [`activity`]: the flows of gateways
 //! - [`policy`]: what policies are made of; [`posture`], [`check`]: what a device says of itself
 
+pub mod activity;
 pub mod addr;
 pub mod audit;
 pub mod candidate;

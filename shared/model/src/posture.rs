@@ -46,9 +46,8 @@ impl Posture {
     /// Cuts every field to [`Self::MAX_FIELD`], drops control characters, and keeps as many checks as may be asked for.
     #[must_use]
     pub fn bounded(self) -> Self {
-        let bound = |text: String| -> String {
-            text.chars().filter(|c| !c.is_control()).take(Self::MAX_FIELD).collect()
-        };
+        let bound =
+            |text: String| -> String { text.chars().filter(|c| !c.is_control()).take(Self::MAX_FIELD).collect() };
         let checks = self.checks.into_iter().take(MAX_CHECKS).map(|(check, found)| match found {
             Found::Version(version) => (check, Found::Version(bound(version))),
             found => (check, found),

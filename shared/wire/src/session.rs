@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use postern_model::activity::{FlowEntry, SpoolId};
 use postern_model::{
     Candidate, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
     PublicKey, ResourceId, ResourceName, Revision, SiteId, Target,
@@ -170,6 +171,14 @@ pub enum NodeMessage {
         /// All of it.
         posture: Posture,
     },
+    /// A gateway tells of the flows that it carries: what it has written down and not heard to be recorded. At most
+    /// [`MAX_ENTRIES`](postern_model::activity::MAX_ENTRIES) at once, in the order of their numbers.
+    Activity {
+        /// From which spool.
+        spool: SpoolId,
+        /// What.
+        entries: Vec<FlowEntry>,
+    },
     /// Asks for a fresh certificate for the same device key.
     RenewCertificate {
         /// A PKCS#10 request (DER) signed with the device key.
@@ -202,6 +211,13 @@ pub enum CoordinatorMessage {
         grant: GrantId,
         /// Why.
         reason: DenyReason,
+    },
+    /// Activity is on the coordinator's disk, and may go from the gateway's.
+    ActivityRecorded {
+        /// Of which spool.
+        spool: SpoolId,
+        /// Up to and with which entry.
+        up_to: u64,
     },
     /// The fresh certificate.
     Certificate {

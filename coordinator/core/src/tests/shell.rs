@@ -342,7 +342,13 @@ pub(crate) fn config() -> CoreConfig {
 
 pub(crate) fn posture() -> Posture {
     let text = str::to_owned;
-    Posture { hostname: text("laptop"), os: text("Debian"), kernel: text("6.1"), version: text("0.1.0"), ..Posture::default() }
+    Posture {
+        hostname: text("laptop"),
+        os: text("Debian"),
+        kernel: text("6.1"),
+        version: text("0.1.0"),
+        ..Posture::default()
+    }
 }
 
 pub(crate) fn hello(instance: [u8; 16]) -> Hello {

@@ -27,7 +27,9 @@ impl Engine {
             CoordinatorMessage::InstallGrant(install) => self.handle_install(*install, now),
             CoordinatorMessage::RevokeGrant { grant, reason } => self.handle_revoked(grant, reason),
             CoordinatorMessage::Evicted { .. } => self.handle_evicted(),
-            CoordinatorMessage::Certificate { .. } | CoordinatorMessage::Unknown { .. } => {}
+            CoordinatorMessage::ActivityRecorded { .. }
+            | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Unknown { .. } => {}
         }
     }
 
