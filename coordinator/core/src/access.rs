@@ -13,7 +13,7 @@ use postern_model::{
     grant::{Grant, GrantEnd},
     record::Owner,
 };
-use postern_policy::decide;
+use postern_policy::{Case, visible_in};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
 use crate::{AccessTicket, Core, Effect, Env, Proposal, denials::Denial, draft::Draft, psk, waiting::Waiting};
@@ -21,13 +21,24 @@ use crate::{AccessTicket, Core, Effect, Env, Proposal, denials::Denial, draft::D
 /// More leases than this do not end, or are shortened, in one transaction.
 const GRANTS_PER_BATCH: usize = 1000;
 
+/// What a request comes to that is allowed.
+struct Allowed {
+    filter: Filter,
+    policy: PolicyId,
+    gateway: DeviceId,
+    /// The end of the lease: no later than the decision would be another.
+    expires_at: Timestamp,
+}
+
 /// What is to happen once the proposal is applied.
 #[derive(Debug, Clone)]
 pub(crate) enum FollowUp {
     Deny(AccessTicket, DenyReason),
-    /// Denied by decision, at that time; the device is told as much of the reason as it may know.
-    DenyAs(AccessTicket, Denial, Moment),
+    /// Denied by decision, at that time; the device is told that other reason, which it may know.
+    DenyAs(AccessTicket, Denial, DenyReason, Moment),
     Await(AccessTicket, GrantId),
+    /// The device has told of its posture.
+    Heard(DeviceId),
     /// These grants hold as their gateways have them; whoever waits for more is told to come again. The denials that were
     /// due then are recorded.
     GiveUp(Vec<GrantId>, Moment),
@@ -41,7 +52,20 @@ pub(crate) fn told(reason: DenyReason) -> DenyReason {
     }
 }
 
+/// The same of a resource that the device may not know of: it is not there.
+fn hidden(reason: DenyReason) -> DenyReason {
+    match reason {
+        DenyReason::ConditionNotMet | DenyReason::Forbidden => DenyReason::UnknownResource,
+        reason => told(reason),
+    }
+}
+
 impl Core {
+    fn may_know(&self, device: DeviceId, resource: ResourceId) -> bool {
+        let principals = postern_policy::principals(&self.state, device);
+        principals.is_ok_and(|principals| visible_in(&self.state, &principals, resource).is_ok())
+    }
+
     /// A device asks for a resource. The decision is in the batch; after `apply`, the answer comes as
     /// `Effect::Answer` with this ticket, at once when denied, after the gateway's acknowledgement when allowed.
     pub fn propose_access(
@@ -61,11 +85,10 @@ impl Core {
             // The same question again, before the first is answered.
             return nothing().then(FollowUp::Await(ticket, grant.id));
         }
-        let mut draft = Draft::new(&self.state, Actor::Device(device), env.now);
+        let mut draft = Draft::new(self, Actor::Device(device), env.now);
         match self.decide_access(device, request.resource, held, env) {
-            Ok((filter, policy, gateway)) => {
-                let grant =
-                    self.draft_grant(&mut draft, (device, request.resource), held, (filter, policy, gateway), env);
+            Ok(allowed) => {
+                let grant = self.draft_grant(&mut draft, (device, request.resource), held, allowed, env);
                 Proposal::new(draft.finish(), ticket).then(FollowUp::Await(ticket, grant))
             }
             Err(reason) => {
@@ -76,7 +99,8 @@ impl Core {
                 if let Some(held) = held.filter(|_| !reason.is_transient()) {
                     draft.end_grant(held, GrantEnd::Revoked(reason));
                 }
-                Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, env.moment))
+                let told = if self.may_know(device, request.resource) { told(reason) } else { hidden(reason) };
+                Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, told, env.moment))
             }
         }
     }
@@ -87,12 +111,15 @@ impl Core {
         resource: ResourceId,
         held: Option<&Grant>,
         env: &Env<'_>,
-    ) -> Result<(Filter, PolicyId, DeviceId), DenyReason> {
-        match decide(&self.state, device, resource, env.now) {
+    ) -> Result<Allowed, DenyReason> {
+        let case = Case::new(&self.state, device, resource)?;
+        let circumstances = self.surroundings.of(device, env.now);
+        match case.decide(circumstances) {
             Decision::Denied { reason } => Err(reason),
             Decision::Allowed { filter, policy } => {
                 let gateway = self.gateway_for(device, resource, held).ok_or(DenyReason::NoGateway)?;
-                Ok((filter, policy, gateway))
+                let expires_at = case.holds_until(circumstances, env.now.plus(self.config.lease));
+                Ok(Allowed { filter, policy, gateway, expires_at })
             }
         }
     }
@@ -116,7 +143,7 @@ impl Core {
         draft: &mut Draft<'_>,
         (device, resource): (DeviceId, ResourceId),
         held: Option<&Grant>,
-        (filter, policy, gateway): (Filter, PolicyId, DeviceId),
+        Allowed { filter, policy, gateway, expires_at }: Allowed,
         env: &mut Env<'_>,
     ) -> GrantId {
         let renewed = held.filter(|held| held.gateway == gateway && env.now < held.expires_at);
@@ -127,7 +154,6 @@ impl Core {
             Some(held) => (held.id, held.granted_at),
             None => (env.id(GrantId::from_bytes), env.now),
         };
-        let expires_at = env.now.plus(self.config.lease);
         let labels = (draft.device_label(device), draft.resource_label(resource), draft.device_label(gateway));
         let details: [(&str, &dyn ToString); 5] = [
             ("device", &labels.0),
@@ -151,11 +177,15 @@ impl Core {
     /// has acknowledged before goes on to the end of its lease. When the wall clock was set back, leases that would now last
     /// longer than any may are brought back to that.
     pub fn propose_timeout(&self, env: &mut Env<'_>) -> Proposal<()> {
-        let mut draft = Draft::new(&self.state, Actor::Coordinator, env.now);
+        let mut draft = Draft::new(self, Actor::Coordinator, env.now);
         self.draft_shortened(&mut draft);
         let expired = self.state.expiries().take_while(|(at, _)| *at <= env.now).take(GRANTS_PER_BATCH);
         for (_, grant) in expired {
             draft.end_grant(grant, GrantEnd::Expired);
+        }
+        let ended = self.state.policy_ends().take_while(|(at, _)| *at <= env.now).take(GRANTS_PER_BATCH);
+        for (_, policy) in ended {
+            draft.expire_policy(policy);
         }
         let late = self.waiting.late(env.moment);
         let (known, new): (Vec<_>, Vec<_>) = late.partition(|(_, waiting)| waiting.before.is_some());
@@ -187,7 +217,8 @@ impl Core {
         let set_back = self.state.expiries().next_back().filter(|last| is_set_back(*last)).map(|_| Duration::ZERO);
         let acknowledgement = self.waiting.next_deadline().map(|until| until.since(moment));
         let denials = self.denials.next_due().map(|due| due.since(moment));
-        lease.into_iter().chain(set_back).chain(acknowledgement).chain(denials).min()
+        let policy = self.state.policy_ends().next().map(|(at, _)| now.until(at));
+        lease.into_iter().chain(policy).chain(set_back).chain(acknowledgement).chain(denials).min()
     }
 
     /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
@@ -212,13 +243,13 @@ impl Core {
     pub(crate) fn follow(&mut self, follow_up: Option<FollowUp>, now: Timestamp) {
         match follow_up {
             None => {}
+            Some(FollowUp::Heard(device)) => self.surroundings.note_posture(device, now),
             Some(FollowUp::Deny(ticket, reason)) => {
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
-            Some(FollowUp::DenyAs(ticket, denial, moment)) => {
+            Some(FollowUp::DenyAs(ticket, denial, reason, moment)) => {
                 self.denials.count(denial, moment);
-                let reply = AccessReply::Denied { reason: told(denial.reason) };
-                self.effects.push_back(Effect::Answer(ticket, reply));
+                self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
             Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(grant) {
                 Some(waiting) => waiting.tickets.push(ticket),

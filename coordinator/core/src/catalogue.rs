@@ -7,11 +7,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use postern_model::{
-    DeviceId, ResourceId, Timestamp,
+    DeviceId, ResourceId,
     change::Change,
     record::{Owner, Principal, Resource},
 };
-use postern_policy::{Facts, allowed, principals, visible};
+use postern_policy::{Facts, principals, resources_of, scopes_of_resource, visible, visible_in};
 use postern_wire::{CatalogueEntry, CoordinatorMessage};
 
 use crate::{
@@ -42,15 +42,15 @@ fn entry(resource: &Resource) -> CatalogueEntry {
 
 impl Core {
     /// The resources that the device may see, as it sees them.
-    pub(crate) fn catalogue_of(&self, device: DeviceId, now: Timestamp) -> Vec<CatalogueEntry> {
-        let resources = visible(&self.state, device, now).into_iter();
+    pub(crate) fn catalogue_of(&self, device: DeviceId) -> Vec<CatalogueEntry> {
+        let resources = visible(&self.state, device).into_iter();
         resources.filter_map(|id| self.state.resources.get(&id)).map(entry).collect()
     }
 
     /// What changes will be news to connected devices, once they are applied.
     pub(crate) fn catalogue_news(&self, changes: &Changes) -> Vec<News> {
-        let views = self.views(changes);
         let after = After { state: &self.state, changes };
+        let views = self.views(&after);
         let mut news: Vec<News> = Vec::new();
         let mut known: HashMap<[Vec<Principal>; 2], usize> = HashMap::new();
         for device in self.viewers(changes, &views) {
@@ -76,20 +76,29 @@ impl Core {
         }
     }
 
-    fn views(&self, changes: &Changes) -> Views {
+    fn views(&self, after: &After<'_>) -> Views {
         let mut views = Views::new();
-        for change in changes.iter() {
+        for change in after.changes.iter() {
             match change {
-                Change::PutPolicy(policy) => drop(views.entry(policy.principal).or_default().insert(policy.resource)),
+                Change::PutPolicy(policy) => {
+                    views.entry(policy.principal).or_default().extend(after.resources_in(&policy.scope));
+                }
                 Change::RemovePolicy(id) => {
                     if let Some(policy) = self.state.policies.get(id) {
-                        views.entry(policy.principal).or_default().insert(policy.resource);
+                        let resources = Facts::resources_in(&self.state, &policy.scope);
+                        views.entry(policy.principal).or_default().extend(resources);
                     }
                 }
-                // Where it is, is not its viewers' to know.
-                Change::PutResource(new) if self.state.resources.get(&new.id).map(entry) == Some(entry(new)) => {}
                 Change::PutResource(Resource { id, .. }) | Change::RemoveResource(id) => {
-                    for (_, principal) in self.state.policy_set().policies_about(*id) {
+                    let (old, new) = (self.state.resources.get(id), after.resource(*id));
+                    let seen = |resource: &Resource| (entry(resource), resource.tags.clone());
+                    // Where it is, is not its viewers' to know.
+                    if old.map(seen) == new.map(seen) {
+                        continue;
+                    }
+                    let scopes: BTreeSet<_> = old.into_iter().chain(new).flat_map(scopes_of_resource).collect();
+                    for (_, principal) in scopes.iter().flat_map(|scope| self.state.policy_set().policies_about(scope))
+                    {
                         views.entry(principal).or_default().insert(*id);
                     }
                 }
@@ -113,6 +122,7 @@ impl Core {
                 Principal::User(user) => of_user(*user).for_each(&mut add),
                 Principal::Group(group) => self.state.members_of(*group).flat_map(of_user).for_each(&mut add),
                 Principal::Device(device) => add(*device),
+                Principal::Everyone => self.sessions.keys().copied().for_each(&mut add),
             }
         }
         for change in changes.iter() {
@@ -131,7 +141,7 @@ impl Core {
     /// What a device is, as far as any policy speaks of it; nothing when it may reach nothing at all.
     fn class(&self, facts: &impl Facts, changes: &Changes, device: DeviceId) -> Vec<Principal> {
         let mut class = principals(facts, device).unwrap_or_default();
-        class.retain(|principal| self.state.policy_set().allows(*principal) || changes.allow(*principal));
+        class.retain(|principal| self.state.policy_set().speaks_of(*principal) || changes.speak_of(*principal));
         class
     }
 
@@ -139,12 +149,13 @@ impl Core {
         let viewed = before.iter().chain(now).filter_map(|principal| views.get(principal)).flatten().copied();
         let left = before.iter().filter(|principal| !now.contains(principal));
         let joined = now.iter().filter(|principal| !before.contains(principal));
-        let shifted = left.chain(joined).flat_map(|principal| self.state.resources_of(*principal));
+        let shifted: Vec<_> = left.chain(joined).copied().collect();
+        let shifted = resources_of(&self.state, &shifted);
         let resources: BTreeSet<_> = viewed.chain(shifted).collect();
         let mut news = News::default();
         for id in resources {
-            let old = allowed(&self.state, before, id).ok().map(|(resource, _)| entry(resource));
-            match allowed(after, now, id).ok().map(|(resource, _)| entry(resource)) {
+            let old = visible_in(&self.state, before, id).ok().map(entry);
+            match visible_in(after, now, id).ok().map(entry) {
                 Some(new) if old.as_ref() != Some(&new) => news.put.push(new),
                 None if old.is_some() => news.removed.push(id),
                 _ => {}

@@ -1,13 +1,16 @@
 //! [`Changes`]: the changes of a batch, found by what they are about; [`After`]: the state as it would be after them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use postern_model::{
-    DeviceId, GrantId, GroupId, PolicyId, ResourceId, UserId,
+    DeviceId, GrantId, GroupId, PolicyId, ResourceId, Scope, UserId,
     change::Change,
     record::{Device, Principal, Resource, User},
 };
-use postern_policy::Facts;
+use postern_policy::{CompiledPolicy, Facts, PolicySet};
 
 use crate::state::{State, look};
 
@@ -21,7 +24,9 @@ pub(crate) struct Changes {
     resources: HashMap<ResourceId, usize>,
     /// Whether a user joins (or leaves) a group.
     members: HashMap<UserId, BTreeMap<GroupId, bool>>,
-    policies: HashMap<Principal, BTreeMap<ResourceId, PolicyId>>,
+    /// The policies that are put, compiled.
+    policies: PolicySet,
+    /// Those that are removed, or put in place of others.
     removed_policies: HashSet<PolicyId>,
     ended: HashSet<GrantId>,
 }
@@ -38,7 +43,8 @@ impl Changes {
             Change::AddMember(group, user) => drop(self.members.entry(*user).or_default().insert(*group, true)),
             Change::RemoveMember(group, user) => drop(self.members.entry(*user).or_default().insert(*group, false)),
             Change::PutPolicy(policy) => {
-                self.policies.entry(policy.principal).or_default().insert(policy.resource, policy.id);
+                self.removed_policies.insert(policy.id);
+                self.policies.insert(Arc::new(CompiledPolicy::new(policy.clone())));
             }
             Change::RemovePolicy(id) => drop(self.removed_policies.insert(*id)),
             Change::EndGrant(id, _) => drop(self.ended.insert(*id)),
@@ -60,9 +66,9 @@ impl Changes {
         self.ended.contains(&grant)
     }
 
-    /// Whether a principal is given a policy.
-    pub(crate) fn allow(&self, principal: Principal) -> bool {
-        self.policies.contains_key(&principal)
+    /// Whether a policy of this principal is put.
+    pub(crate) fn speak_of(&self, principal: Principal) -> bool {
+        self.policies.speaks_of(principal)
     }
 
     fn last<Id: std::hash::Hash + Eq>(&self, index: &HashMap<Id, usize>, id: &Id) -> Option<&Change> {
@@ -125,18 +131,30 @@ impl Facts for After<'_> {
         }
     }
 
-    fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
+    fn resources_in(&self, scope: &Scope) -> Vec<ResourceId> {
         look();
-        let put = self.changes.policies.get(&principal).and_then(|put| put.get(&resource)).copied();
-        let policy = put.or_else(|| self.state.policy(principal, resource));
-        policy.filter(|id| !self.changes.removed_policies.contains(id))
+        let mut resources: BTreeSet<_> = Facts::resources_in(self.state, scope).into_iter().collect();
+        resources.extend(self.changes.resources.keys());
+        let is_in = |resource: &Resource| match scope {
+            Scope::Resource(id) => *id == resource.id,
+            Scope::Tag(tag) => resource.tags.contains(tag),
+            Scope::Everything => true,
+        };
+        resources.retain(|id| self.resource(*id).is_some_and(is_in));
+        resources.into_iter().collect()
     }
 
-    fn resources_of(&self, principal: Principal) -> Vec<ResourceId> {
+    fn policies(&self, principal: Principal, scope: &Scope, each: &mut dyn FnMut(&Arc<CompiledPolicy>)) {
         look();
-        let mut resources: BTreeSet<_> = self.state.resources_of(principal).into_iter().collect();
-        resources.extend(self.changes.policies.get(&principal).into_iter().flat_map(BTreeMap::keys));
-        resources.retain(|resource| self.policy(principal, *resource).is_some());
-        resources.into_iter().collect()
+        let is_left = |policy: &&Arc<CompiledPolicy>| !self.changes.removed_policies.contains(&policy.policy().id);
+        let left = self.state.policy_set().slice(principal, scope).iter().filter(is_left);
+        left.chain(self.changes.policies.slice(principal, scope)).for_each(each);
+    }
+
+    fn scopes_of(&self, principal: Principal) -> Vec<Scope> {
+        look();
+        let mut scopes: BTreeSet<_> = self.state.scopes_of(principal).into_iter().collect();
+        scopes.extend(self.changes.policies.scopes_of(principal).cloned());
+        scopes.into_iter().collect()
     }
 }

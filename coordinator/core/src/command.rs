@@ -1,10 +1,10 @@
 //! What an admin may ask for, after the text was parsed: values are valid, but what they name may not exist.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{
-    ApiKeyId, DeviceId, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, SiteName, Subject, Target, TokenId,
-    UserName,
+    ApiKeyId, DeviceId, Effect, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, ScopeName, SiteName, Subject,
+    TagName, Target, Timestamp, TokenId, UserName,
 };
 
 /// A change that an admin asks for.
@@ -47,6 +47,7 @@ pub enum Command {
         target: Target,
         filter: Filter,
         aliases: Vec<Fqdn>,
+        tags: BTreeSet<TagName>,
     },
     EditResource {
         name: ResourceName,
@@ -55,9 +56,10 @@ pub enum Command {
     RemoveResource {
         name: ResourceName,
     },
-    Allow {
-        subject: Subject,
-        resource: ResourceName,
+    AddPolicy(Box<NewPolicy>),
+    /// Policies in Cedar, all of them or none.
+    AddCedar {
+        source: String,
     },
     RemovePolicy {
         id: PolicyId,
@@ -100,6 +102,41 @@ pub struct ResourceEdit {
     pub icmp: Option<bool>,
     /// All its aliases.
     pub aliases: Option<Vec<Fqdn>>,
+    /// All its tags.
+    pub tags: Option<BTreeSet<TagName>>,
+}
+
+/// A policy in the short form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPolicy {
+    /// Whether it allows or denies.
+    pub effect: Effect,
+    /// Who.
+    pub subject: Subject,
+    /// What.
+    pub scope: ScopeName,
+    /// On which of the resource's ports; on all of them unless told.
+    pub ports: Option<Filter>,
+    /// Under which circumstances; under all unless told.
+    pub when: Option<String>,
+    /// When it stops to apply.
+    pub until: Option<Timestamp>,
+    /// Whether it is only evaluated and recorded.
+    pub shadow: bool,
+}
+
+impl NewPolicy {
+    /// Allows someone to reach a resource on all its open ports.
+    pub fn allow(subject: Subject, resource: ResourceName) -> Self {
+        let (effect, scope) = (Effect::Allow, ScopeName::Resource(resource));
+        Self { effect, subject, scope, ports: None, when: None, until: None, shadow: false }
+    }
+}
+
+impl From<NewPolicy> for Command {
+    fn from(policy: NewPolicy) -> Self {
+        Self::AddPolicy(Box::new(policy))
+    }
 }
 
 /// Whose the devices become that enrol with a token.
@@ -112,7 +149,7 @@ pub enum TokenOwner {
 }
 
 /// What a command made or touched, once it is committed: the id of the thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant says it all")]
 pub enum Touched {
     User(postern_model::UserId),
@@ -120,6 +157,7 @@ pub enum Touched {
     Site(postern_model::SiteId),
     Resource(postern_model::ResourceId),
     Policy(PolicyId),
+    Policies(Vec<PolicyId>),
     Token(TokenId),
     Device(DeviceId),
     ApiKey(ApiKeyId),

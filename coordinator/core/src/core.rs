@@ -16,7 +16,7 @@ use postern_wire::{CoordinatorMessage, Eviction, close};
 
 use crate::{
     Command, Effect, Refusal, State, Touched, access::FollowUp, changes::Changes, commands, denials::Denials,
-    presence::Session, waiting::WaitingGrants,
+    presence::Session, surroundings::Surroundings, waiting::WaitingGrants,
 };
 
 /// What the core takes from outside for one call: the time, and random bytes for ids.
@@ -92,6 +92,7 @@ pub struct Core {
     pub(crate) state: State,
     pub(crate) config: CoreConfig,
     pub(crate) sessions: HashMap<DeviceId, Session>,
+    pub(crate) surroundings: Surroundings,
     /// Where each device was last known to be reached; kept while it is away, for grants that go on.
     pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
     /// Grants that their gateway has not yet acknowledged as they are now.
@@ -113,6 +114,7 @@ impl Core {
             state: State::new(world),
             config,
             sessions: HashMap::new(),
+            surroundings: Surroundings::default(),
             candidates: HashMap::new(),
             waiting: WaitingGrants::default(),
             denials: Denials::default(),
@@ -135,7 +137,7 @@ impl Core {
         command: &Command,
         env: &mut Env<'_>,
     ) -> Result<Proposal<Touched>, Refusal> {
-        let (batch, touched) = commands::draft(&self.state, actor, command, env)?;
+        let (batch, touched) = commands::draft(self, actor, command, env)?;
         Ok(Proposal::new(batch, touched))
     }
 
@@ -156,7 +158,9 @@ impl Core {
             match &change {
                 Change::PutGrant(grant) => {
                     let before = self.state.grants.get(&grant.id);
-                    if before.is_none_or(|before| is_news(before, grant, follow_up.as_ref())) {
+                    if before
+                        .is_none_or(|before| is_news(before, grant, follow_up.as_ref(), now.plus(self.config.lease)))
+                    {
                         changed.push((grant.id, before.cloned()));
                     }
                 }
@@ -212,6 +216,7 @@ impl Core {
 
     fn evict(&mut self, device: DeviceId) {
         self.candidates.remove(&device);
+        self.surroundings.forget(device);
         if self.sessions.contains_key(&device) {
             self.send(device, CoordinatorMessage::Evicted { reason: Eviction::Revoked });
             self.close(device, close::UNAUTHORIZED);
@@ -221,10 +226,11 @@ impl Core {
 }
 
 /// Whether a grant's two ends have to hear of its change. By which policy it holds is nothing to them; nor is an end that
-/// was brought forward, since they count the lease by their own clocks. A renewal is news, whatever the clock says.
-fn is_news(before: &Grant, after: &Grant, follow_up: Option<&FollowUp>) -> bool {
+/// was brought forward to the longest lease there is, as when the clock was set back, since they count by their own. A renewal
+/// is news, whatever the clock says.
+fn is_news(before: &Grant, after: &Grant, follow_up: Option<&FollowUp>, latest: Timestamp) -> bool {
     let is_renewed = matches!(follow_up, Some(FollowUp::Await(_, id)) if *id == after.id);
     let is_same = Grant { policy: after.policy, expires_at: after.expires_at, ..before.clone() } == *after;
-    let is_sooner = after.expires_at < before.expires_at && !is_renewed;
+    let is_sooner = after.expires_at < before.expires_at && after.expires_at >= latest && !is_renewed;
     !is_same || !(is_sooner || after.expires_at == before.expires_at)
 }

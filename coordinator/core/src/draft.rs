@@ -9,26 +9,37 @@ use postern_model::{
     audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
-    record::{Device, Owner, Policy, Resource, User},
+    record::{Device, Owner, Resource, User},
 };
-use postern_policy::{Facts, decide};
+use postern_policy::{Case, Circumstances, Facts};
 
 use crate::{
+    Core,
     changes::{After, Changes},
     state::State,
+    surroundings::Surroundings,
 };
 
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
+    surroundings: &'a Surroundings,
     pub(crate) now: Timestamp,
     actor: Actor,
     changes: Changes,
     audit: Vec<AuditEvent>,
+    /// A device whose circumstances are about to be these.
+    moved: Option<(DeviceId, Circumstances)>,
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(state: &'a State, actor: Actor, now: Timestamp) -> Self {
-        Self { state, now, actor, changes: Changes::default(), audit: Vec::new() }
+    pub(crate) fn new(core: &'a Core, actor: Actor, now: Timestamp) -> Self {
+        let (state, surroundings) = (&core.state, &core.surroundings);
+        Self { state, surroundings, now, actor, changes: Changes::default(), audit: Vec::new(), moved: None }
+    }
+
+    /// A device's circumstances are about to be others: what it holds is decided by them.
+    pub(crate) fn move_device(&mut self, device: DeviceId, circumstances: Circumstances) {
+        self.moved = Some((device, circumstances));
     }
 
     pub(crate) fn change(&mut self, change: Change) {
@@ -66,11 +77,18 @@ impl<'a> Draft<'a> {
 
     /// Re-decides every grant that the changes can touch, and returns the batch.
     pub(crate) fn finish(mut self) -> Batch {
-        let touched: BTreeSet<GrantId> = self.changes.iter().flat_map(|change| touched(self.state, change)).collect();
+        let mut touched: BTreeSet<GrantId> =
+            self.changes.iter().flat_map(|change| touched(self.state, change)).collect();
+        if let Some((device, _)) = self.moved {
+            touched.extend(self.state.grants_of_device(device).map(|grant| grant.id));
+        }
         for id in touched {
             let Some(grant) = self.state.grants.get(&id).filter(|_| !self.changes.is_ended(id)) else { continue };
             let after = After { state: self.state, changes: &self.changes };
-            match after.redecide(grant, self.now) {
+            let moved =
+                self.moved.filter(|(device, _)| *device == grant.device).map(|(_, circumstances)| circumstances);
+            let circumstances = moved.unwrap_or_else(|| self.surroundings.of_holder(grant, self.now));
+            match after.redecide(grant, circumstances) {
                 Redecision::Stays => {}
                 Redecision::Changes(grant) => {
                     let (device, resource) = (self.device_label(grant.device), self.resource_label(grant.resource));
@@ -112,11 +130,12 @@ fn touched(state: &State, change: &Change) -> Vec<GrantId> {
         Change::PutResource(Resource { id, .. }) | Change::RemoveResource(id) => {
             state.grants_of_resource(*id).map(|grant| grant.id).collect()
         }
-        // One more that allows it may be the one that would now be asked first.
-        Change::PutPolicy(Policy { resource, .. }) => {
-            state.grants_of_resource(*resource).map(|grant| grant.id).collect()
-        }
-        Change::RemovePolicy(id) => state.grants_of_policy(*id).map(|grant| grant.id).collect(),
+        Change::PutPolicy(policy) => state.grants_within(policy.principal, &policy.scope),
+        Change::RemovePolicy(id) => state
+            .policies
+            .get(id)
+            .map(|policy| state.grants_within(policy.principal, &policy.scope))
+            .unwrap_or_default(),
         Change::PutDevice(Device { id, .. }) | Change::RemoveDevice(id) => of_device(*id),
         // The rest is not what decisions are made of.
         _ => Vec::new(),
@@ -130,19 +149,24 @@ enum Redecision {
 }
 
 impl After<'_> {
-    fn redecide(&self, grant: &Grant, now: Timestamp) -> Redecision {
-        if now >= grant.expires_at {
+    fn redecide(&self, grant: &Grant, circumstances: Circumstances) -> Redecision {
+        if circumstances.now >= grant.expires_at {
             return Redecision::Ends(GrantEnd::Expired);
         }
+        let case = match Case::new(self, grant.device, grant.resource) {
+            Ok(case) => case,
+            Err(reason) => return Redecision::Ends(GrantEnd::Revoked(reason)),
+        };
         let gateway_is_gone = self.device(grant.gateway).is_none_or(|gateway| gateway.revoked);
-        match decide(self, grant.device, grant.resource, now) {
+        match case.decide(circumstances) {
             Decision::Denied { reason } => Redecision::Ends(GrantEnd::Revoked(reason)),
             Decision::Allowed { .. } if gateway_is_gone => Redecision::Ends(GrantEnd::Revoked(DenyReason::NoGateway)),
             Decision::Allowed { .. } if self.leads_elsewhere(grant.resource) => Redecision::Ends(GrantEnd::Replaced),
-            Decision::Allowed { filter, policy } if filter == grant.filter && policy == grant.policy => {
-                Redecision::Stays
+            Decision::Allowed { filter, policy } => {
+                let expires_at = case.holds_until(circumstances, grant.expires_at);
+                let after = Grant { filter, policy, expires_at, ..grant.clone() };
+                if after == *grant { Redecision::Stays } else { Redecision::Changes(after) }
             }
-            Decision::Allowed { filter, policy } => Redecision::Changes(Grant { filter, policy, ..grant.clone() }),
         }
     }
 

@@ -79,7 +79,7 @@ impl Core {
         proof: &EnrolProof,
         env: &mut Env<'_>,
     ) -> Proposal<Result<Enrolment, EnrolRefusal>> {
-        let mut draft = Draft::new(&self.state, Actor::Token(proof.token), env.now);
+        let mut draft = Draft::new(self, Actor::Token(proof.token), env.now);
         let outcome = match decide(&self.state, proof, env.now) {
             Ok(Decided::New(token, addr)) => Ok(enrol(&mut draft, (token, addr), proof, env)),
             Ok(Decided::Again(device)) => {

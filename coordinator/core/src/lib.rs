@@ -17,7 +17,7 @@
 //! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions; `changes`: the
 //!   state as it would be after it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `core`: proposing, applying
-//! - `presence`: sessions, candidates; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
+//! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys
 
 pub mod command;
@@ -34,12 +34,13 @@ mod draft;
 mod enrolment;
 mod presence;
 mod psk;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
-pub use command::{Command, Refusal, ResourceEdit, TokenOwner, Touched};
+pub use command::{Command, NewPolicy, Refusal, ResourceEdit, TokenOwner, Touched};
 pub use effect::Effect;
 pub use enrolment::{EnrolProof, Enrolment, Foreseen};
 pub use state::State;

@@ -13,10 +13,15 @@ use postern_model::{
     change::Change,
     record::{Device, Owner},
 };
-use postern_policy::Facts as _;
+use postern_policy::{Circumstances, Facts as _};
 use postern_wire::{CoordinatorMessage, Eviction, Hello, NodeMessage, Welcome, close};
 
-use crate::{Core, Effect, Env, Proposal, draft::Draft};
+use crate::{
+    Core, Effect, Env, Proposal,
+    access::FollowUp,
+    draft::Draft,
+    surroundings::{POSTURE_COUNTS, Surrounding},
+};
 
 /// One device's connection.
 #[derive(Debug)]
@@ -62,20 +67,32 @@ impl Core {
         from: SocketAddr,
         env: &mut Env<'_>,
     ) -> Proposal<()> {
-        let mut draft = Draft::new(&self.state, Actor::Device(device), env.now);
+        let mut draft = Draft::new(self, Actor::Device(device), env.now);
         let label = format!("device:{}", draft.device_label(device));
         if let Some(older) = self.sessions.get(&device).filter(|older| older.instance != hello.instance) {
             draft.note("device.superseded", label, &[("id", &device), ("from", &older.from), ("by", &from)]);
         }
         draft.posture(device, &hello.posture);
+        let known = self.surroundings.get(device);
+        let posture_until = Some(env.now.plus(POSTURE_COUNTS));
+        let source = from.ip().to_canonical();
+        if known.is_none_or(|known| known.source != source || !self.posture_counts(device, env.now)) {
+            draft.move_device(device, Circumstances { now: env.now, posture_until, source: Some(source) });
+        }
         Proposal::new(draft.finish(), ())
+    }
+
+    fn posture_counts(&self, device: DeviceId, now: Timestamp) -> bool {
+        self.surroundings.of(device, now).posture_until.is_some_and(|until| now < until)
     }
 
     /// What a device now says of itself.
     pub fn propose_posture(&self, device: DeviceId, posture: &Posture, env: &mut Env<'_>) -> Proposal<()> {
-        let mut draft = Draft::new(&self.state, Actor::Device(device), env.now);
+        let mut draft = Draft::new(self, Actor::Device(device), env.now);
         draft.posture(device, posture);
-        Proposal::new(draft.finish(), ())
+        let circumstances = self.surroundings.of(device, env.now);
+        draft.move_device(device, Circumstances { posture_until: Some(env.now.plus(POSTURE_COUNTS)), ..circumstances });
+        Proposal::new(draft.finish(), ()).then(FollowUp::Heard(device))
     }
 
     /// A device opened its session: yields `Send(Welcome)`. Takes the place of an older session of the same device; that
@@ -110,6 +127,7 @@ impl Core {
             unacknowledged: HashMap::new(),
         };
         self.sessions.insert(device, session);
+        self.surroundings.note(device, Surrounding { heard: now, source: from.ip().to_canonical() });
         self.greet(&record, renew_certificate_in, now);
         self.update_candidates(device, hello.candidates.clone(), now);
     }
@@ -143,7 +161,7 @@ impl Core {
             addr: device.addr,
             ranges: self.state.network.ranges,
             zone: self.state.network.zone.clone(),
-            catalogue: self.catalogue_of(id, now),
+            catalogue: self.catalogue_of(id),
             granted: granted.iter().filter_map(|grant| self.granted(grant, now)).collect(),
             installed,
             renew_certificate_in,

@@ -5,16 +5,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
+    sync::Arc,
 };
 
 use postern_model::{
     ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, PublicKey, ResourceId, ResourceName, Revision,
-    Sha256, SiteId, SiteName, Timestamp, TokenId, UserId, UserName,
+    Scope, Sha256, SiteId, SiteName, TagName, Timestamp, TokenId, UserId, UserName,
     change::Change,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Resource, Site, Token, User, World},
 };
-use postern_policy::{Facts, PolicySet};
+use postern_policy::{CompiledPolicy, Facts, PolicySet};
 
 /// The whole durable state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +41,14 @@ pub struct State {
     device_keys: HashMap<Sha256, DeviceId>,
     wireguard_keys: HashMap<PublicKey, DeviceId>,
     aliases: HashMap<Fqdn, ResourceId>,
+    tagged: Index<TagName, ResourceId>,
+    policy_ends: BTreeSet<(Timestamp, PolicyId)>,
     groups_of: Index<UserId, GroupId>,
     members_of: Index<GroupId, UserId>,
     devices_of: Index<Owner, DeviceId>,
     grants_of_device: Index<DeviceId, GrantId>,
     grants_of_resource: Index<ResourceId, GrantId>,
     grants_of_gateway: Index<DeviceId, GrantId>,
-    grants_of_policy: Index<PolicyId, GrantId>,
     grant_of: HashMap<(DeviceId, ResourceId), GrantId>,
     expiries: BTreeSet<(Timestamp, GrantId)>,
 }
@@ -75,13 +77,14 @@ impl State {
             device_keys: HashMap::new(),
             wireguard_keys: HashMap::new(),
             aliases: HashMap::new(),
+            tagged: Index::default(),
+            policy_ends: BTreeSet::new(),
             groups_of: Index::default(),
             members_of: Index::default(),
             devices_of: Index::default(),
             grants_of_device: Index::default(),
             grants_of_resource: Index::default(),
             grants_of_gateway: Index::default(),
-            grants_of_policy: Index::default(),
             grant_of: HashMap::new(),
             expiries: BTreeSet::new(),
         };
@@ -162,24 +165,25 @@ impl State {
                 }
             }
             Change::PutResource(resource) => {
-                self.forget_resource_names(resource.id);
+                self.forget_resource_words(resource.id);
+                for tag in &resource.tags {
+                    self.tagged.insert(tag.clone(), resource.id);
+                }
                 self.resource_names.insert(resource.name.clone(), resource.id);
                 self.aliases.extend(resource.aliases.iter().map(|alias| (alias.clone(), resource.id)));
                 self.resources.insert(resource.id, resource);
             }
             Change::RemoveResource(id) => {
-                self.forget_resource_names(id);
+                self.forget_resource_words(id);
                 self.resources.remove(&id);
             }
             Change::PutPolicy(policy) => {
-                self.policy_set.insert(&policy);
+                self.forget_policy(policy.id);
+                self.policy_set.insert(Arc::new(CompiledPolicy::new(policy.clone())));
+                self.policy_ends.extend(policy.until.map(|until| (until, policy.id)));
                 self.policies.insert(policy.id, policy);
             }
-            Change::RemovePolicy(id) => {
-                if let Some(policy) = self.policies.remove(&id) {
-                    self.policy_set.remove(&policy);
-                }
-            }
+            Change::RemovePolicy(id) => self.forget_policy(id),
             Change::PutDevice(device) => {
                 self.devices_of.insert(device.owner, device.id);
                 self.device_names.insert(device.name.clone(), device.id);
@@ -212,7 +216,6 @@ impl State {
                 self.grants_of_device.insert(grant.device, grant.id);
                 self.grants_of_resource.insert(grant.resource, grant.id);
                 self.grants_of_gateway.insert(grant.gateway, grant.id);
-                self.grants_of_policy.insert(grant.policy, grant.id);
                 self.grant_of.insert((grant.device, grant.resource), grant.id);
                 self.expiries.insert((grant.expires_at, grant.id));
                 self.grants.insert(grant.id, grant);
@@ -221,11 +224,23 @@ impl State {
         }
     }
 
-    fn forget_resource_names(&mut self, id: ResourceId) {
+    fn forget_resource_words(&mut self, id: ResourceId) {
         if let Some(old) = self.resources.get(&id) {
             self.resource_names.remove(&old.name);
             for alias in &old.aliases {
                 self.aliases.remove(alias);
+            }
+            for tag in &old.tags {
+                self.tagged.remove(tag, &id);
+            }
+        }
+    }
+
+    fn forget_policy(&mut self, id: PolicyId) {
+        if let Some(policy) = self.policies.remove(&id) {
+            self.policy_set.remove(&policy);
+            if let Some(until) = policy.until {
+                self.policy_ends.remove(&(until, id));
             }
         }
     }
@@ -235,7 +250,6 @@ impl State {
             self.grants_of_device.remove(&grant.device, &id);
             self.grants_of_resource.remove(&grant.resource, &id);
             self.grants_of_gateway.remove(&grant.gateway, &id);
-            self.grants_of_policy.remove(&grant.policy, &id);
             if self.grant_of.get(&(grant.device, grant.resource)) == Some(&id) {
                 self.grant_of.remove(&(grant.device, grant.resource));
             }
@@ -323,9 +337,46 @@ impl State {
         self.grants.get(self.grant_of.get(&(device, resource))?)
     }
 
-    /// The grants that a policy allowed.
-    pub fn grants_of_policy(&self, policy: PolicyId) -> impl Iterator<Item = &Grant> + '_ {
-        self.grants_of_policy.get(&policy).filter_map(|id| self.grants.get(&id))
+    /// The grants that a policy of this principal and scope can touch.
+    pub fn grants_within(&self, principal: Principal, scope: &Scope) -> Vec<GrantId> {
+        let of_devices = |devices: &mut dyn Iterator<Item = DeviceId>| -> Vec<GrantId> {
+            let grants = devices.flat_map(|device| self.grants_of_device(device));
+            grants.filter(|grant| self.is_within(grant.resource, scope)).map(|grant| grant.id).collect()
+        };
+        match (principal, scope) {
+            (Principal::Device(device), _) => of_devices(&mut std::iter::once(device)),
+            (Principal::User(user), _) => of_devices(&mut self.devices_of(Owner::User(user)).map(|device| device.id)),
+            (Principal::Group(_) | Principal::Everyone, _) => {
+                let resources = Facts::resources_in(self, scope);
+                let grants = resources.into_iter().flat_map(|resource| self.grants_of_resource(resource));
+                grants.filter(|grant| self.is_one_of(grant.device, principal)).map(|grant| grant.id).collect()
+            }
+        }
+    }
+
+    fn is_within(&self, resource: ResourceId, scope: &Scope) -> bool {
+        match scope {
+            Scope::Resource(id) => *id == resource,
+            Scope::Tag(tag) => self.tagged.contains(tag, &resource),
+            Scope::Everything => true,
+        }
+    }
+
+    /// Whether a device is what a policy of this principal speaks of.
+    fn is_one_of(&self, device: DeviceId, principal: Principal) -> bool {
+        let owner = self.devices.get(&device).map(|device| device.owner);
+        match (principal, owner) {
+            (Principal::Device(id), _) => id == device,
+            (Principal::User(id), Some(Owner::User(user))) => id == user,
+            (Principal::Group(id), Some(Owner::User(user))) => self.is_member(id, user),
+            (Principal::Everyone, _) => true,
+            _ => false,
+        }
+    }
+
+    /// Policies by their end, the next one first.
+    pub fn policy_ends(&self) -> impl Iterator<Item = (Timestamp, &Policy)> + '_ {
+        self.policy_ends.iter().filter_map(|(at, id)| Some((*at, self.policies.get(id)?)))
     }
 
     /// The grants by the end of their lease, the next one first.
@@ -377,13 +428,21 @@ impl Facts for State {
         look();
         self.resources.get(&id)
     }
-    fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
+    fn resources_in(&self, scope: &Scope) -> Vec<ResourceId> {
         look();
-        self.policy_set.policy(principal, resource)
+        match scope {
+            Scope::Resource(id) => self.resources.contains_key(id).then_some(*id).into_iter().collect(),
+            Scope::Tag(tag) => self.tagged.get(tag).collect(),
+            Scope::Everything => self.resources.keys().copied().collect(),
+        }
     }
-    fn resources_of(&self, principal: Principal) -> Vec<ResourceId> {
+    fn policies(&self, principal: Principal, scope: &Scope, each: &mut dyn FnMut(&Arc<CompiledPolicy>)) {
         look();
-        self.policy_set.resources_of(principal).map(|(resource, _)| resource).collect()
+        self.policy_set.slice(principal, scope).iter().for_each(each);
+    }
+    fn scopes_of(&self, principal: Principal) -> Vec<Scope> {
+        look();
+        self.policy_set.scopes_of(principal).cloned().collect()
     }
 }
 

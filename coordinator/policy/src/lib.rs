@@ -1,19 +1,37 @@
 //! Who may reach what. Pure: the facts and the time come in, a decision comes out.
 //!
 //! [`decide`] is the one place where access is decided: for a first request, for a renewal and for every re-decision.
-//! Policies are compiled into a [`PolicySet`], indexed by principal and by resource, so that a decision looks at the few
-//! principals that a device is and never at all policies.
+//! Policies are compiled into a [`PolicySet`], indexed by principal and scope, so that a decision looks at the slice that can
+//! concern it and never at all policies. Conditions are Cedar's to evaluate, one by one; what is allowed follows from them here.
 //!
-//! - [`PolicySet`]: the compiled policies
-//! - [`Facts`]: what is known of users, groups, devices and resources; the coordinator's state, or that state as it would be
-//!   after a change
-//! - [`decide`], [`visible`]: one resource, or all that a device may know of; [`principals`], [`allowed`]: the two halves of
-//!   a decision, for many at once
+//! - [`facts`](Facts): what is known of users, groups, devices and resources; [`Circumstances`]: of this moment
+//! - [`CompiledPolicy`], [`PolicySet`]: policies, compiled and indexed
+//! - `condition`: the short form; [`expert`]: Cedar as experts write it; [`until`]: ends
+//! - [`decide`], [`Case`]: a decision, for how long it holds, and what shadow policies would make of it; `asking`: circumstances
+//!   as Cedar sees them
+//! - [`visible`], [`visible_in`]: what a device may know of
 
+mod asking;
+mod compiled;
+mod condition;
 mod decide;
+pub mod expert;
+mod facts;
 mod policy_set;
 #[cfg(test)]
 mod tests;
+pub mod until;
 
-pub use decide::{Facts, Principals, allowed, decide, principals, visible};
+pub use compiled::CompiledPolicy;
+pub use condition::ConditionError;
+pub use decide::{Case, Counting, decide, resources_of, visible, visible_in};
+pub use facts::{Circumstances, Facts, Principals, principals, principals_of_user, scopes_of_resource};
 pub use policy_set::PolicySet;
+
+/// Whether a condition in the short form can be understood.
+///
+/// # Errors
+/// With the column and with what would be right.
+pub fn check_condition(text: &str) -> Result<(), ConditionError> {
+    condition::parse(text).map(drop)
+}

@@ -1,14 +1,25 @@
-//! [`PolicySet`]: policies by whom and by what.
+//! [`PolicySet`]: compiled policies by whom and by what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use postern_model::{PolicyId, ResourceId, record::Policy, record::Principal};
+use postern_model::{
+    Check, PolicyId, Scope,
+    record::{Policy, Principal},
+};
 
-/// The compiled policies. One principal has at most one policy for a resource.
+use crate::CompiledPolicy;
+
+/// The compiled policies, indexed so that a decision looks at those that can concern it and never at all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicySet {
-    by_principal: HashMap<Principal, BTreeMap<ResourceId, PolicyId>>,
-    by_resource: HashMap<ResourceId, BTreeMap<PolicyId, Principal>>,
+    /// The slices, each in the order of ids.
+    by_principal: HashMap<Principal, HashMap<Scope, Vec<Arc<CompiledPolicy>>>>,
+    by_scope: HashMap<Scope, BTreeMap<PolicyId, Principal>>,
+    /// How many policies ask for each check.
+    checks: BTreeMap<Check, usize>,
 }
 
 impl PolicySet {
@@ -16,62 +27,85 @@ impl PolicySet {
     pub fn compile<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
         let mut set = Self::default();
         for policy in policies {
-            set.insert(policy);
+            set.insert(Arc::new(CompiledPolicy::new(policy.clone())));
         }
         set
     }
 
-    /// Adds a policy, in place of an older one of the same principal for the same resource.
-    pub fn insert(&mut self, policy: &Policy) {
-        let resources = self.by_principal.entry(policy.principal).or_default();
-        if let Some(older) = resources.insert(policy.resource, policy.id)
-            && let Some(policies) = self.by_resource.get_mut(&policy.resource)
-        {
-            policies.remove(&older);
+    /// Adds a policy. One with the same id must have been removed before.
+    pub fn insert(&mut self, compiled: Arc<CompiledPolicy>) {
+        let policy = compiled.policy();
+        self.by_scope.entry(policy.scope.clone()).or_default().insert(policy.id, policy.principal);
+        for check in compiled.checks() {
+            *self.checks.entry(check).or_default() += 1;
         }
-        self.by_resource.entry(policy.resource).or_default().insert(policy.id, policy.principal);
+        let slice = self.by_principal.entry(policy.principal).or_default().entry(policy.scope.clone()).or_default();
+        let at = slice.partition_point(|other| other.policy().id < policy.id);
+        slice.insert(at, compiled);
     }
 
     /// Takes a policy out.
     pub fn remove(&mut self, policy: &Policy) {
-        if let Some(resources) = self.by_principal.get_mut(&policy.principal) {
-            if resources.get(&policy.resource) == Some(&policy.id) {
-                resources.remove(&policy.resource);
-            }
-            if resources.is_empty() {
-                self.by_principal.remove(&policy.principal);
-            }
+        let Some(scopes) = self.by_principal.get_mut(&policy.principal) else { return };
+        let Some(slice) = scopes.get_mut(&policy.scope) else { return };
+        let Some(at) = slice.iter().position(|other| other.policy().id == policy.id) else { return };
+        let compiled = slice.remove(at);
+        if slice.is_empty() {
+            scopes.remove(&policy.scope);
         }
-        if let Some(policies) = self.by_resource.get_mut(&policy.resource) {
+        if scopes.is_empty() {
+            self.by_principal.remove(&policy.principal);
+        }
+        if let Some(policies) = self.by_scope.get_mut(&policy.scope) {
             policies.remove(&policy.id);
             if policies.is_empty() {
-                self.by_resource.remove(&policy.resource);
+                self.by_scope.remove(&policy.scope);
+            }
+        }
+        for check in compiled.checks() {
+            if let Some(count) = self.checks.get_mut(&check) {
+                *count -= 1;
+                if *count == 0 {
+                    self.checks.remove(&check);
+                }
             }
         }
     }
 
-    /// The policy that lets exactly this principal reach the resource.
-    pub fn policy(&self, principal: Principal, resource: ResourceId) -> Option<PolicyId> {
-        self.by_principal.get(&principal)?.get(&resource).copied()
+    /// The policies of exactly this principal and exactly this scope.
+    pub fn slice(&self, principal: Principal, scope: &Scope) -> &[Arc<CompiledPolicy>] {
+        self.by_principal.get(&principal).and_then(|scopes| scopes.get(scope)).map_or(&[], Vec::as_slice)
     }
 
-    /// The resources that this principal may reach, each with its policy.
-    pub fn resources_of(&self, principal: Principal) -> impl Iterator<Item = (ResourceId, PolicyId)> + '_ {
-        self.by_principal.get(&principal).into_iter().flatten().map(|(resource, policy)| (*resource, *policy))
+    /// The scopes of this principal's policies.
+    pub fn scopes_of(&self, principal: Principal) -> impl Iterator<Item = &Scope> + '_ {
+        self.by_principal.get(&principal).into_iter().flat_map(HashMap::keys)
     }
 
     /// Whether any policy speaks of this principal.
-    pub fn allows(&self, principal: Principal) -> bool {
+    pub fn speaks_of(&self, principal: Principal) -> bool {
         self.by_principal.contains_key(&principal)
     }
 
     /// The policies of this principal.
     pub fn policies_of(&self, principal: Principal) -> Vec<PolicyId> {
-        self.resources_of(principal).map(|(_, policy)| policy).collect()
+        let slices = self.by_principal.get(&principal).into_iter().flat_map(HashMap::values);
+        let ids: BTreeSet<_> = slices.flatten().map(|compiled| compiled.policy().id).collect();
+        ids.into_iter().collect()
     }
 
-    /// The policies about a resource, each with whom it lets in.
-    pub fn policies_about(&self, resource: ResourceId) -> impl Iterator<Item = (PolicyId, Principal)> + '_ {
-        self.by_resource.get(&resource).into_iter().flatten().map(|(policy, principal)| (*policy, *principal))
+    /// The policies with exactly this scope, each with whom it speaks of.
+    pub fn policies_about(&self, scope: &Scope) -> impl Iterator<Item = (PolicyId, Principal)> + '_ {
+        self.by_scope.get(scope).into_iter().flatten().map(|(policy, principal)| (*policy, *principal))
+    }
+
+    /// All policies, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
+        self.by_principal.values().flat_map(HashMap::values).flatten()
+    }
+
+    /// What devices have to look at, for any policy.
+    pub fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.checks.keys()
     }
 }

@@ -1,13 +1,14 @@
 //! Each [`Change`] as SQL, inside a transaction that someone else opened.
 
 use postern_model::{
+    Timestamp,
     change::Change,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User},
 };
 use rusqlite::{Params, Transaction, params};
 
-use crate::columns::{Text, owner_columns, principal_columns, to_json};
+use crate::columns::{Text, owner_columns, principal_columns, scope_columns, to_json};
 
 /// Why a change could not be written.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub(crate) fn write(tx: &Transaction<'_>, change: &Change) -> Result<(), ChangeE
         }
         Change::RemoveResource(id) => {
             execute(tx, "DELETE FROM resource_aliases WHERE resource_id = ?1", params![Text(id)])?;
+            execute(tx, "DELETE FROM resource_tags WHERE resource_id = ?1", params![Text(id)])?;
             remove(tx, "resource", "DELETE FROM resources WHERE id = ?1", id)?;
         }
         Change::RemoveUser(id) => remove(tx, "user", "DELETE FROM users WHERE id = ?1", id)?,
@@ -127,16 +129,41 @@ fn put_resource(tx: &Transaction<'_>, resource: &Resource) -> rusqlite::Result<(
         let sql = "INSERT INTO resource_aliases (alias, resource_id, position) VALUES (?1, ?2, ?3)";
         execute(tx, sql, params![Text(alias), Text(resource.id), position])?;
     }
+    execute(tx, "DELETE FROM resource_tags WHERE resource_id = ?1", params![Text(resource.id)])?;
+    for tag in &resource.tags {
+        execute(
+            tx,
+            "INSERT INTO resource_tags (resource_id, tag) VALUES (?1, ?2)",
+            params![Text(resource.id), Text(tag)],
+        )?;
+    }
     Ok(())
 }
 
 fn put_policy(tx: &Transaction<'_>, policy: &Policy) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO policies (id, user_id, group_id, device_id, resource_id, created_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-        ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, group_id = excluded.group_id,
-            device_id = excluded.device_id, resource_id = excluded.resource_id, created_at = excluded.created_at";
+    let sql = "INSERT INTO policies (id, effect, user_id, group_id, device_id, resource_id, tag, ports, condition, until,
+            shadow, created_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        ON CONFLICT (id) DO UPDATE SET effect = excluded.effect, user_id = excluded.user_id, group_id = excluded.group_id,
+            device_id = excluded.device_id, resource_id = excluded.resource_id, tag = excluded.tag, ports = excluded.ports,
+            condition = excluded.condition, until = excluded.until, shadow = excluded.shadow,
+            created_at = excluded.created_at";
     let (user, group, device) = principal_columns(policy.principal);
-    let values = params![Text(policy.id), user, group, device, Text(policy.resource), policy.created_at.unix_millis()];
+    let (resource, tag) = scope_columns(&policy.scope);
+    let values = params![
+        Text(policy.id),
+        Text(policy.effect),
+        user,
+        group,
+        device,
+        resource,
+        tag,
+        policy.ports.as_ref().map(Text),
+        policy.condition.as_ref().map(to_json).transpose()?,
+        policy.until.map(Timestamp::unix_millis),
+        policy.shadow,
+        policy.created_at.unix_millis(),
+    ];
     execute(tx, sql, values).map(drop)
 }
 

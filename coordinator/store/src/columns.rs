@@ -3,7 +3,7 @@
 use std::{error::Error, fmt::Display, str::FromStr};
 
 use postern_model::{
-    DeviceId, Filter, GroupId, OverlayAddr, SiteId, Timestamp, UserId,
+    DeviceId, Filter, GroupId, OverlayAddr, ResourceId, Scope, SiteId, TagName, Timestamp, UserId,
     record::{Owner, Principal},
 };
 use rusqlite::{
@@ -31,11 +31,14 @@ impl<T: FromStr<Err: Error + Send + Sync + 'static>> FromSql for Text<T> {
 pub(crate) trait Columns {
     fn text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<T>;
     fn json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T>;
+    fn maybe_json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<Option<T>>;
     fn time(&self, column: &str) -> rusqlite::Result<Timestamp>;
     fn filter(&self) -> rusqlite::Result<Filter>;
     fn addr(&self) -> rusqlite::Result<OverlayAddr>;
     fn owner(&self) -> rusqlite::Result<Owner>;
     fn principal(&self) -> rusqlite::Result<Principal>;
+    fn scope(&self) -> rusqlite::Result<Scope>;
+    fn maybe_text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<Option<T>>;
 }
 
 impl Columns for Row<'_> {
@@ -44,8 +47,11 @@ impl Columns for Row<'_> {
     }
 
     fn json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T> {
-        let text: String = self.get(column)?;
-        serde_json::from_str(&text).map_err(|error| unreadable(Box::new(error)))
+        self.get::<_, String>(column).and_then(|text| from_json(&text))
+    }
+
+    fn maybe_json<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<Option<T>> {
+        self.get::<_, Option<String>>(column)?.map(|text| from_json(&text)).transpose()
     }
 
     fn time(&self, column: &str) -> rusqlite::Result<Timestamp> {
@@ -62,26 +68,41 @@ impl Columns for Row<'_> {
 
     fn owner(&self) -> rusqlite::Result<Owner> {
         // The table's CHECK sees to it that exactly one is there.
-        match self.get::<_, Option<Text<UserId>>>("user_id")? {
-            Some(user) => Ok(Owner::User(user.0)),
+        match self.maybe_text("user_id")? {
+            Some(user) => Ok(Owner::User(user)),
             None => Ok(Owner::Site(self.text("site_id")?)),
         }
     }
 
     fn principal(&self) -> rusqlite::Result<Principal> {
-        if let Some(user) = self.get::<_, Option<Text<UserId>>>("user_id")? {
-            return Ok(Principal::User(user.0));
+        if let Some(user) = self.maybe_text("user_id")? {
+            return Ok(Principal::User(user));
         }
-        if let Some(group) = self.get::<_, Option<Text<GroupId>>>("group_id")? {
-            return Ok(Principal::Group(group.0));
+        if let Some(group) = self.maybe_text("group_id")? {
+            return Ok(Principal::Group(group));
         }
-        Ok(Principal::Device(self.text("device_id")?))
+        Ok(self.maybe_text("device_id")?.map_or(Principal::Everyone, Principal::Device))
+    }
+
+    fn scope(&self) -> rusqlite::Result<Scope> {
+        if let Some(resource) = self.maybe_text("resource_id")? {
+            return Ok(Scope::Resource(resource));
+        }
+        Ok(self.maybe_text("tag")?.map_or(Scope::Everything, Scope::Tag))
+    }
+
+    fn maybe_text<T: FromStr<Err: Error + Send + Sync + 'static>>(&self, column: &str) -> rusqlite::Result<Option<T>> {
+        self.get::<_, Option<Text<T>>>(column).map(|text| text.map(|text| text.0))
     }
 }
 
 /// A value in a TEXT column, as JSON.
 pub(crate) fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| unreadable(Box::new(error)))
 }
 
 pub(crate) fn unreadable(why: Box<dyn Error + Send + Sync>) -> rusqlite::Error {
@@ -99,11 +120,21 @@ pub(crate) fn owner_columns(owner: Owner) -> (Option<Text<UserId>>, Option<Text<
 /// User, group, device.
 pub(crate) type PrincipalColumns = (Option<Text<UserId>>, Option<Text<GroupId>>, Option<Text<DeviceId>>);
 
-/// The three columns of a principal, of which two are NULL.
+/// The three columns of a principal, of which at most one is not NULL.
 pub(crate) fn principal_columns(principal: Principal) -> PrincipalColumns {
     match principal {
         Principal::User(id) => (Some(Text(id)), None, None),
         Principal::Group(id) => (None, Some(Text(id)), None),
         Principal::Device(id) => (None, None, Some(Text(id))),
+        Principal::Everyone => (None, None, None),
+    }
+}
+
+/// The two columns of a scope, of which at most one is not NULL.
+pub(crate) fn scope_columns(scope: &Scope) -> (Option<Text<ResourceId>>, Option<Text<&TagName>>) {
+    match scope {
+        Scope::Resource(id) => (Some(Text(*id)), None),
+        Scope::Tag(tag) => (None, Some(Text(tag))),
+        Scope::Everything => (None, None),
     }
 }

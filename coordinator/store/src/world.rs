@@ -1,9 +1,9 @@
 //! The whole state, read in one go when the coordinator starts. Records come in the order in which they were added.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use postern_model::{
-    Fqdn, NetworkRanges, ResourceId, Revision,
+    Fqdn, NetworkRanges, ResourceId, Revision, TagName, Timestamp,
     grant::Grant,
     record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User, World},
 };
@@ -74,12 +74,18 @@ fn resources(db: &Connection) -> rusqlite::Result<Vec<Resource>> {
     for (resource, alias) in rows {
         aliases.entry(resource).or_default().push(alias);
     }
+    let mut tags: HashMap<ResourceId, BTreeSet<TagName>> = HashMap::new();
+    let rows = all(db, "SELECT * FROM resource_tags", |row| Ok((row.text("resource_id")?, row.text("tag")?)))?;
+    for (resource, tag) in rows {
+        tags.entry(resource).or_default().insert(tag);
+    }
     all(db, "SELECT * FROM resources ORDER BY rowid", |row| {
         let id = row.text("id")?;
         Ok(Resource {
             id,
             name: row.text("name")?,
             aliases: aliases.remove(&id).unwrap_or_default(),
+            tags: tags.remove(&id).unwrap_or_default(),
             site: row.text("site_id")?,
             target: row.text("target")?,
             filter: row.filter()?,
@@ -92,8 +98,13 @@ fn resources(db: &Connection) -> rusqlite::Result<Vec<Resource>> {
 fn policy(row: &Row<'_>) -> rusqlite::Result<Policy> {
     Ok(Policy {
         id: row.text("id")?,
+        effect: row.text("effect")?,
         principal: row.principal()?,
-        resource: row.text("resource_id")?,
+        scope: row.scope()?,
+        ports: row.maybe_text("ports")?,
+        condition: row.maybe_json("condition")?,
+        until: row.get::<_, Option<i64>>("until")?.map(Timestamp::from_unix_millis),
+        shadow: row.get("shadow")?,
         created_at: row.time("created_at")?,
     })
 }

@@ -152,6 +152,7 @@ pub(crate) fn world() -> World {
         id: resource_id(number),
         name: plan.name.parse().expect("a resource's name"),
         aliases: Vec::new(),
+        tags: std::collections::BTreeSet::new(),
         site: site_id(plan.site),
         target: plan.target.parse().expect("a target"),
         filter: plan.filter(0),

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use postern_core::{Command, ResourceEdit};
+use postern_core::{Command, NewPolicy, ResourceEdit};
 use postern_model::{
-    Filter, Protocol, Subject,
+    Filter, Protocol, Scope, Subject,
     record::{Owner, Principal},
 };
 
@@ -91,7 +91,7 @@ impl World {
         let name = |resource: usize| RESOURCES[resource].name.parse().expect("a resource's name");
         let command = match step {
             Step::Allow(client, resource) => {
-                Command::Allow { subject: Subject::User(setting::user_name(*client)), resource: name(*resource) }
+                Command::from(NewPolicy::allow(Subject::User(setting::user_name(*client)), name(*resource)))
             }
             Step::Forbid(client, resource) => match self.policy(*client, *resource) {
                 Some(id) => Command::RemovePolicy { id },
@@ -135,7 +135,7 @@ impl World {
         let Owner::User(user) = state.devices.get(&setting::device_id(client))?.owner else { return None };
         let resource = setting::resource_id(resource);
         let about = |policy: &&postern_model::record::Policy| {
-            policy.principal == Principal::User(user) && policy.resource == resource
+            policy.principal == Principal::User(user) && policy.scope == Scope::Resource(resource)
         };
         state.policies.values().find(about).map(|policy| policy.id)
     }

@@ -51,7 +51,8 @@ impl FromStr for Check {
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
             return Err(error());
         }
-        let is_plain = !name.contains(['/', ' ']);
+        // Comparisons follow a package's name where its version is asked for.
+        let is_plain = !name.contains(['/', ' ', '<', '>', '=', '!']);
         let has_way_up = name.split('/').any(|part| part == "..");
         match kind {
             "file" if name.starts_with('/') && !has_way_up => Ok(Self::File(name.to_owned())),

@@ -26,6 +26,22 @@ impl fmt::Display for Effect {
     }
 }
 
+/// A text that is neither `allow` nor `deny`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no effect: a policy is to allow or to deny")]
+pub struct EffectError(String);
+
+impl FromStr for Effect {
+    type Err = EffectError;
+    fn from_str(text: &str) -> Result<Self, EffectError> {
+        match text {
+            "allow" => Ok(Self::Allow),
+            "deny" => Ok(Self::Deny),
+            _ => Err(EffectError(text.to_owned())),
+        }
+    }
+}
+
 /// Which resources a policy is about, by id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "id", rename_all = "snake_case")]

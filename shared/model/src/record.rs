@@ -1,11 +1,13 @@
 //! The rows of the coordinator's state: what the store keeps and the core decides on.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ApiKeyId, DeviceId, Filter, Fqdn, GroupId, GroupName, NetworkRanges, OverlayAddr, PolicyId, Posture, PublicKey,
-    ResourceId, ResourceName, Revision, Sha256, SiteId, SiteName, Target, Timestamp, TokenId, UserId, UserName,
-    grant::Grant,
+    ApiKeyId, Condition, DeviceId, Effect, Filter, Fqdn, GroupId, GroupName, NetworkRanges, OverlayAddr, PolicyId,
+    Posture, PublicKey, ResourceId, ResourceName, Revision, Scope, Sha256, SiteId, SiteName, TagName, Target,
+    Timestamp, TokenId, UserId, UserName, grant::Grant,
 };
 
 /// The network itself: one row, made at the coordinator's first start.
@@ -65,6 +67,8 @@ pub struct Resource {
     pub name: ResourceName,
     /// Other names under which it answers; unique over all resources.
     pub aliases: Vec<Fqdn>,
+    /// The groups of resources that it belongs to.
+    pub tags: BTreeSet<TagName>,
     /// From where it is reached.
     pub site: SiteId,
     /// Where its packets go.
@@ -78,7 +82,7 @@ pub struct Resource {
 }
 
 /// Whom a policy speaks of, by id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "id", rename_all = "snake_case")]
 pub enum Principal {
     /// One user.
@@ -87,19 +91,39 @@ pub enum Principal {
     Group(GroupId),
     /// One device.
     Device(DeviceId),
+    /// Every device.
+    Everyone,
 }
 
-/// Who may reach what, on the resource's ports.
+/// Who may reach what, or may not, on which ports and under which condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Its id.
     pub id: PolicyId,
+    /// Whether it allows or denies.
+    pub effect: Effect,
     /// Who.
     pub principal: Principal,
     /// What.
-    pub resource: ResourceId,
+    pub scope: Scope,
+    /// On which of the resource's ports; all of them unless told. Never empty.
+    pub ports: Option<Filter>,
+    /// Under which circumstances; under all unless told.
+    pub condition: Option<Condition>,
+    /// When it stops to apply.
+    pub until: Option<Timestamp>,
+    /// Whether it is only evaluated and recorded, and decides nothing.
+    pub shadow: bool,
     /// When it was added.
     pub created_at: Timestamp,
+}
+
+impl Policy {
+    /// Allows, on all ports and under all circumstances.
+    pub fn allow(id: PolicyId, principal: Principal, scope: Scope, created_at: Timestamp) -> Self {
+        let (effect, ports, condition, until) = (Effect::Allow, None, None, None);
+        Self { id, effect, principal, scope, ports, condition, until, shadow: false, created_at }
+    }
 }
 
 /// Whose a device is.

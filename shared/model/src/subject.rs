@@ -1,11 +1,11 @@
-//! Whom a policy speaks of, as admins write it: `user:alice`, `group:eng`, `device:ID`.
+//! Whom a policy speaks of, as admins write it: `user:alice`, `group:eng`, `device:ID`, `everyone`.
 
 use std::{fmt, str::FromStr};
 
 use crate::{DeviceId, GroupName, UserName, text::serde_as_text};
 
 /// The subject of a policy, by the name that an admin typed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// One user, on any of their devices.
     User(UserName),
@@ -13,11 +13,13 @@ pub enum Subject {
     Group(GroupName),
     /// One device, such as a server that belongs to no person.
     Device(DeviceId),
+    /// Every device, of whomever.
+    Everyone,
 }
 
 /// Why a subject was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{given}' is not a subject: {why}write user:NAME, group:NAME or device:ID")]
+#[error("'{given}' is not a subject: {why}write user:NAME, group:NAME, device:ID or everyone")]
 pub struct SubjectError {
     given: String,
     why: String,
@@ -29,6 +31,7 @@ impl fmt::Display for Subject {
             Self::User(name) => write!(f, "user:{name}"),
             Self::Group(name) => write!(f, "group:{name}"),
             Self::Device(id) => write!(f, "device:{id}"),
+            Self::Everyone => f.write_str("everyone"),
         }
     }
 }
@@ -41,6 +44,7 @@ impl FromStr for Subject {
             Some(("user", name)) => name.parse().map(Self::User).map_err(|e| error(format!("{e}; "))),
             Some(("group", name)) => name.parse().map(Self::Group).map_err(|e| error(format!("{e}; "))),
             Some(("device", id)) => id.parse().map(Self::Device).map_err(|e| error(format!("{e}; "))),
+            None if text == "everyone" => Ok(Self::Everyone),
             _ => Err(error(String::new())),
         }
     }

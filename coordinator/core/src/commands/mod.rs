@@ -1,25 +1,26 @@
 //! What admins change: each command as a batch, or a refusal that says what to do.
 //!
-//! - `people`, `resources`, `tokens`: commands by what they are about; the rest is here
+//! - `people`, `policies`, `resources`, `tokens`: commands by what they are about; the rest is here
 
 mod people;
+mod policies;
 mod resources;
 mod tokens;
 
 use postern_model::{
-    DeviceId, GroupName, ResourceName, SiteName, Subject, UserName,
+    DeviceId, GroupName, ResourceName, SiteName, UserName,
     audit::Actor,
     change::{Batch, Change},
-    record::{ApiKeyRecord, Group, Policy, Principal, Resource, Site, Token, User},
+    record::{ApiKeyRecord, Group, Principal, Resource, Site, Token, User},
 };
 
-use crate::{Command, Env, Refusal, Touched, draft::Draft, state::State};
+use crate::{Command, Core, Env, Refusal, Touched, draft::Draft};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// Drafts what a command changes.
-pub(crate) fn draft(state: &State, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<(Batch, Touched)> {
-    let mut draft = Draft::new(state, actor.clone(), env.now);
+pub(crate) fn draft(core: &Core, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<(Batch, Touched)> {
+    let mut draft = Draft::new(core, actor.clone(), env.now);
     let touched = draft.carry_out(command, env)?;
     Ok((draft.finish(), touched))
 }
@@ -39,7 +40,8 @@ impl Draft<'_> {
             Command::AddResource { .. } => self.add_resource(command, env),
             Command::EditResource { name, edit } => self.edit_resource(name, edit),
             Command::RemoveResource { name } => self.remove_resource(name),
-            Command::Allow { subject, resource } => self.allow(subject, resource, env),
+            Command::AddPolicy(policy) => self.add_policy(policy, env),
+            Command::AddCedar { source } => self.add_cedar(source, env),
             Command::RemovePolicy { id } => {
                 let policy = self.state.policies.get(id).ok_or_else(|| not_found("policy", id, "policy list"))?.clone();
                 self.remove_policy(&policy);
@@ -114,53 +116,6 @@ impl Draft<'_> {
         }
         self.remove_policies_of(Principal::Device(id));
         self.change(Change::RemoveDevice(id));
-    }
-
-    fn remove_policies_of(&mut self, principal: Principal) {
-        for id in self.state.policy_set().policies_of(principal) {
-            if let Some(policy) = self.state.policies.get(&id).cloned() {
-                self.remove_policy(&policy);
-            }
-        }
-    }
-
-    fn remove_policy(&mut self, policy: &Policy) {
-        let (resource, subject) = (self.resource_label(policy.resource), self.principal_label(policy.principal));
-        self.note("policy.remove", format!("policy:{}", policy.id), &[("subject", &subject), ("resource", &resource)]);
-        self.change(Change::RemovePolicy(policy.id));
-    }
-
-    fn principal_label(&self, principal: Principal) -> String {
-        let unknown = || "?".to_owned();
-        match principal {
-            Principal::User(id) => {
-                format!("user:{}", self.state.users.get(&id).map_or_else(unknown, |user| user.name.to_string()))
-            }
-            Principal::Group(id) => {
-                format!("group:{}", self.state.groups.get(&id).map_or_else(unknown, |group| group.name.to_string()))
-            }
-            Principal::Device(id) => format!("device:{id}"),
-        }
-    }
-
-    fn allow(&mut self, subject: &Subject, resource: &ResourceName, env: &mut Env<'_>) -> Result<Touched> {
-        let resource = self.resource(resource)?;
-        let principal = match subject {
-            Subject::User(name) => Principal::User(self.user(name)?.id),
-            Subject::Group(name) => Principal::Group(self.group(name)?.id),
-            Subject::Device(id) => {
-                self.state.devices.get(id).ok_or_else(|| not_found("device", id, "device list"))?;
-                Principal::Device(*id)
-            }
-        };
-        if let Some(policy) = self.state.policy_set().policy(principal, resource.id) {
-            let what = format!("policy {policy} allows {subject} to reach '{}' already", resource.name);
-            return Err(conflict(what));
-        }
-        let id = env.id(postern_model::PolicyId::from_bytes);
-        self.note("policy.allow", format!("policy:{id}"), &[("subject", subject), ("resource", &resource.name)]);
-        self.change(Change::PutPolicy(Policy { id, principal, resource: resource.id, created_at: self.now }));
-        Ok(Touched::Policy(id))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sites and resources.
 
 use postern_model::{
-    DenyReason, Fqdn, ResourceId, ResourceName, SiteName, Target,
+    DenyReason, Fqdn, ResourceId, ResourceName, Scope, ScopeName, SiteName, Target,
     change::Change,
     grant::GrantEnd,
     record::{Resource, Site},
@@ -12,6 +12,8 @@ use crate::{Command, Env, ResourceEdit, Touched, draft::Draft};
 
 /// The most aliases of one resource.
 const MAX_ALIASES: usize = 16;
+/// The most tags of one resource: each is one more thing that a decision looks up.
+const MAX_TAGS: usize = 16;
 
 impl Draft<'_> {
     pub(super) fn add_site(&mut self, name: &SiteName, env: &mut Env<'_>) -> Result<Touched> {
@@ -25,7 +27,9 @@ impl Draft<'_> {
     }
 
     pub(super) fn add_resource(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
-        let Command::AddResource { name, site, target, filter, aliases } = command else { unreachable!("dispatched") };
+        let Command::AddResource { name, site, target, filter, aliases, tags } = command else {
+            unreachable!("dispatched")
+        };
         if self.state.resource_named(name).is_some() {
             return Err(exists("resource", name));
         }
@@ -39,6 +43,7 @@ impl Draft<'_> {
             id,
             name: name.clone(),
             aliases: aliases.clone(),
+            tags: tags.clone(),
             site: site.id,
             target: target.clone(),
             filter: filter.clone(),
@@ -46,9 +51,15 @@ impl Draft<'_> {
             created_at: self.now,
         };
         self.check_resource(&resource)?;
-        let aliases = alias_list(aliases);
-        let details: [(&str, &dyn ToString); 5] =
-            [("id", &id), ("site", &site.name), ("target", target), ("filter", filter), ("aliases", &aliases)];
+        let (aliases, tags) = (list(aliases), list(tags));
+        let details: [(&str, &dyn ToString); 6] = [
+            ("id", &id),
+            ("site", &site.name),
+            ("target", target),
+            ("filter", filter),
+            ("aliases", &aliases),
+            ("tags", &tags),
+        ];
         self.note("resource.add", format!("resource:{name}"), &details);
         self.change(Change::PutNetwork(network));
         self.change(Change::PutResource(resource));
@@ -68,6 +79,15 @@ impl Draft<'_> {
             return Err(invalid(format!(
                 "the target {target} is one of this network's own overlay addresses: give the address that the resource has at its site"
             )));
+        }
+        if resource.name.as_str() == ScopeName::EVERYTHING {
+            return Err(invalid(format!(
+                "'{}' is what policies call all resources; choose another name",
+                resource.name
+            )));
+        }
+        if resource.tags.len() > MAX_TAGS {
+            return Err(invalid(format!("a resource has at most {MAX_TAGS} tags")));
         }
         if resource.aliases.len() > MAX_ALIASES {
             return Err(invalid(format!("a resource has at most {MAX_ALIASES} aliases")));
@@ -119,15 +139,21 @@ impl Draft<'_> {
         after.filter.udp = edit.udp.clone().unwrap_or(after.filter.udp);
         after.filter.icmp = edit.icmp.unwrap_or(after.filter.icmp);
         after.aliases = edit.aliases.clone().unwrap_or(after.aliases);
+        after.tags = edit.tags.clone().unwrap_or(after.tags);
         if after == before {
             return Err(invalid(
-                "nothing would change: give --target, --tcp, --udp, --icmp or --alias a new value".into(),
+                "nothing would change: give --target, --tcp, --udp, --icmp, --alias or --tag a new value".into(),
             ));
         }
         self.check_resource(&after)?;
-        let aliases = alias_list(&after.aliases);
-        let details: [(&str, &dyn ToString); 4] =
-            [("id", &after.id), ("target", &after.target), ("filter", &after.filter), ("aliases", &aliases)];
+        let (aliases, tags) = (list(&after.aliases), list(&after.tags));
+        let details: [(&str, &dyn ToString); 5] = [
+            ("id", &after.id),
+            ("target", &after.target),
+            ("filter", &after.filter),
+            ("aliases", &aliases),
+            ("tags", &tags),
+        ];
         self.note("resource.edit", format!("resource:{name}"), &details);
         let id = after.id;
         self.change(Change::PutResource(after));
@@ -141,7 +167,8 @@ impl Draft<'_> {
         for grant in grants {
             self.end_grant(&grant, GrantEnd::Revoked(DenyReason::UnknownResource));
         }
-        let policies: Vec<_> = self.state.policy_set().policies_about(resource.id).map(|(id, _)| id).collect();
+        let policies: Vec<_> =
+            self.state.policy_set().policies_about(&Scope::Resource(resource.id)).map(|(id, _)| id).collect();
         for policy in policies.iter().filter_map(|id| self.state.policies.get(id)) {
             self.remove_policy(policy);
         }
@@ -150,6 +177,6 @@ impl Draft<'_> {
     }
 }
 
-fn alias_list(aliases: &[Fqdn]) -> String {
-    aliases.iter().map(Fqdn::as_str).collect::<Vec<_>>().join(",")
+fn list(words: impl IntoIterator<Item: ToString>) -> String {
+    words.into_iter().map(|word| word.to_string()).collect::<Vec<_>>().join(",")
 }

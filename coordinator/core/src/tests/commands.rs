@@ -1,6 +1,6 @@
 //! What admins are refused, with words that help; a refusal changes nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{ApiKeyId, DeviceId, Filter, PolicyId, ResourceName, Sha256, TokenId};
 
@@ -8,7 +8,7 @@ use super::{
     office::{Office, add_resource, office, ports},
     shell::Shell,
 };
-use crate::{Command, Refusal, ResourceEdit, TokenOwner, Touched};
+use crate::{Command, NewPolicy, Refusal, ResourceEdit, TokenOwner, Touched};
 
 fn refused(shell: &mut Shell, command: &Command) -> Refusal {
     let before = shell.core.state().clone();
@@ -65,10 +65,10 @@ fn unknown_names_are_named_with_the_command_that_lists_them() {
         (add_resource("db", no, &[]), "site"),
         (Command::EditResource { name: resource.clone(), edit: ResourceEdit::default() }, "resource"),
         (Command::RemoveResource { name: resource.clone() }, "resource"),
-        (Command::Allow { subject: "user:alice".parse().unwrap(), resource }, "resource"),
-        (Command::Allow { subject: "user:nobody".parse().unwrap(), resource: wiki() }, "user"),
-        (Command::Allow { subject: "group:nobody".parse().unwrap(), resource: wiki() }, "group"),
-        (Command::Allow { subject: format!("device:{device}").parse().unwrap(), resource: wiki() }, "device"),
+        (Command::from(NewPolicy::allow("user:alice".parse().unwrap(), resource)), "resource"),
+        (Command::from(NewPolicy::allow("user:nobody".parse().unwrap(), wiki())), "user"),
+        (Command::from(NewPolicy::allow("group:nobody".parse().unwrap(), wiki())), "group"),
+        (Command::from(NewPolicy::allow(format!("device:{device}").parse().unwrap(), wiki())), "device"),
         (Command::RemovePolicy { id: policy }, "policy"),
         (create(TokenOwner::User(user())), "user"),
         (create(TokenOwner::Site(no.parse().unwrap())), "site"),
@@ -102,7 +102,7 @@ fn what_is_there_already_is_not_added_again() {
     conflicts(&mut shell, &Command::AddMember { group: eng(), user: alice() }, "alice");
     conflicts(&mut shell, &Command::AddSite { name: "hq".parse().unwrap() }, "hq");
     conflicts(&mut shell, &add_resource("wiki", "hq", &[]), "wiki");
-    let allow = Command::Allow { subject: "user:alice".parse().unwrap(), resource: wiki() };
+    let allow = Command::from(NewPolicy::allow("user:alice".parse().unwrap(), wiki()));
     conflicts(&mut shell, &allow, &policy.to_string());
     conflicts(&mut shell, &key, "ci");
     conflicts(&mut shell, &Command::ResumeUser { name: alice() }, "not suspended");
@@ -166,7 +166,7 @@ fn a_resource_that_lets_nothing_through_is_refused() {
     let Office { mut shell, .. } = office();
     let Command::AddResource { site, target, aliases, .. } = add_resource("db", "hq", &[]) else { panic!() };
     let name = "db".parse().unwrap();
-    let empty = Command::AddResource { name, site, target, aliases, filter: Filter::default() };
+    let empty = Command::AddResource { name, site, target, aliases, tags: BTreeSet::new(), filter: Filter::default() };
     invalid(&mut shell, &empty, "--tcp");
     let edit = ports("none");
     invalid(&mut shell, &Command::EditResource { name: wiki(), edit }, "--tcp");
@@ -247,7 +247,11 @@ fn a_target_inside_the_overlay_is_refused() {
         invalid(&mut shell, &Command::EditResource { name: self::wiki(), edit: edit.clone() }, "overlay");
         let Command::AddResource { name, site, filter, aliases, .. } = add_resource("db", "hq", &[]) else { panic!() };
         let target = edit.target.unwrap();
-        invalid(&mut shell, &Command::AddResource { name, site, target, filter, aliases }, "overlay");
+        invalid(
+            &mut shell,
+            &Command::AddResource { name, site, target, filter, aliases, tags: BTreeSet::new() },
+            "overlay",
+        );
     }
 }
 

@@ -1,12 +1,12 @@
 //! What tests do in one word: add a user, enrol a laptop, reach a resource.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{DenyReason, DeviceId, Filter, PolicyId, ResourceId, Sha256, TokenId};
 use postern_wire::{AccessReply, Granted};
 
 use super::shell::Shell;
-use crate::{AccessTicket, Command, ResourceEdit, TokenOwner, Touched};
+use crate::{AccessTicket, Command, NewPolicy, ResourceEdit, TokenOwner, Touched};
 
 /// alice's laptop, a gateway in front of `wiki`, and the policy that lets alice reach it; both connected.
 pub(crate) struct Office {
@@ -105,7 +105,7 @@ impl Shell {
     }
 
     pub(crate) fn allow(&mut self, subject: &str, resource: &str) -> PolicyId {
-        let allow = Command::Allow { subject: subject.parse().unwrap(), resource: resource.parse().unwrap() };
+        let allow = Command::from(NewPolicy::allow(subject.parse().unwrap(), resource.parse().unwrap()));
         match self.run(&allow).unwrap() {
             Touched::Policy(id) => id,
             other => panic!("{other:?}"),
@@ -168,5 +168,6 @@ pub(crate) fn add_resource(name: &str, site: &str, aliases: &[&str]) -> Command 
         target: "10.0.0.5".parse().unwrap(),
         filter: tcp("443"),
         aliases: aliases.iter().map(|alias| alias.parse().unwrap()).collect(),
+        tags: BTreeSet::new(),
     }
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{
-    Decision, DeviceId, Filter, Fqdn, GrantId, ResourceId, Target, Timestamp, audit::Actor, grant::Grant, record::Owner,
+    Decision, DeviceId, Effect, Filter, Fqdn, GrantId, Posture, ResourceId, TagName, Target, Timestamp, audit::Actor,
+    grant::Grant, record::Owner,
 };
 use postern_policy::{decide, visible};
 use postern_wire::{AccessReply, CoordinatorMessage, Granted, NodeMessage};
@@ -12,9 +13,9 @@ use proptest::prelude::*;
 use super::{
     office::tcp,
     removal::assert_whole,
-    shell::{LEASE, Shell, Told},
+    shell::{LEASE, START, Shell, Told, posture},
 };
-use crate::{Command, EnrolProof, ResourceEdit, TokenOwner};
+use crate::{Command, EnrolProof, NewPolicy, ResourceEdit, TokenOwner};
 
 /// Numbers pick from what there is, by remainder; what they name may not be there.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ enum Step {
     Connect(usize, u8),
     Disconnect(usize),
     Move(usize, u16),
+    Tell(usize, Option<bool>),
     Ask(usize, usize),
     Acknowledge(usize, u8),
     Wait(u64),
@@ -40,12 +42,14 @@ fn resource(n: u8) -> postern_model::ResourceName {
     format!("r{n}").parse().unwrap()
 }
 
-fn edit_of((target, filter, aliases): (Option<Target>, Option<Filter>, Option<Vec<Fqdn>>)) -> ResourceEdit {
+type Edits = (Option<Target>, Option<Filter>, Option<Vec<Fqdn>>, Option<BTreeSet<TagName>>);
+
+fn edit_of((target, filter, aliases, tags): Edits) -> ResourceEdit {
     let (tcp, udp, icmp) = match filter {
         Some(Filter { tcp, udp, icmp }) => (Some(tcp), Some(udp), Some(icmp)),
         None => (None, None, None),
     };
-    ResourceEdit { target, tcp, udp, icmp, aliases }
+    ResourceEdit { target, tcp, udp, icmp, aliases, tags }
 }
 
 fn commands() -> impl Strategy<Value = Command> {
@@ -59,26 +63,59 @@ fn commands() -> impl Strategy<Value = Command> {
         let alias = prop::sample::select(vec!["a.example.com", "b.example.com", "r0.postern.internal"]);
         prop::collection::vec(alias.prop_map(|alias| alias.parse().unwrap()), 0..2)
     };
-    let subject = (0u8..5).prop_map(|n| if n < 3 { format!("user:u{n}") } else { format!("group:g{}", n - 3) });
-    let edit = (prop::option::of(target()), prop::option::of(filter()), prop::option::of(aliases())).prop_map(edit_of);
+    let tags = || prop::collection::btree_set((0u8..2).prop_map(|n| format!("t{n}").parse().unwrap()), 0..2);
+    let edit =
+        (prop::option::of(target()), prop::option::of(filter()), prop::option::of(aliases()), prop::option::of(tags()));
+    let edit = edit.prop_map(edit_of);
     prop_oneof![
-        (user(), prop::collection::vec(group(), 0..2)).prop_map(|(name, groups)| Command::AddUser { name, groups }),
-        user().prop_map(|name| Command::SuspendUser { name }),
-        user().prop_map(|name| Command::ResumeUser { name }),
-        user().prop_map(|name| Command::RemoveUser { name }),
-        group().prop_map(|name| Command::AddGroup { name }),
-        (group(), user()).prop_map(|(group, user)| Command::AddMember { group, user }),
-        (group(), user()).prop_map(|(group, user)| Command::AddMember { group, user }),
-        (group(), user()).prop_map(|(group, user)| Command::RemoveMember { group, user }),
-        group().prop_map(|name| Command::RemoveGroup { name }),
-        (name(), site(), target(), filter(), aliases()).prop_map(|(name, site, target, filter, aliases)| {
-            Command::AddResource { name, site, target, filter, aliases }
-        }),
-        (name(), edit).prop_map(|(name, edit)| Command::EditResource { name, edit }),
-        name().prop_map(|name| Command::RemoveResource { name }),
-        (subject, name())
-            .prop_map(|(subject, resource)| Command::Allow { subject: subject.parse().unwrap(), resource }),
+        1 => (user(), prop::collection::vec(group(), 0..2)).prop_map(|(name, groups)| Command::AddUser { name, groups }),
+        1 => user().prop_map(|name| Command::SuspendUser { name }),
+        1 => user().prop_map(|name| Command::ResumeUser { name }),
+        1 => user().prop_map(|name| Command::RemoveUser { name }),
+        1 => group().prop_map(|name| Command::AddGroup { name }),
+        1 => (group(), user()).prop_map(|(group, user)| Command::AddMember { group, user }),
+        1 => (group(), user()).prop_map(|(group, user)| Command::AddMember { group, user }),
+        1 => (group(), user()).prop_map(|(group, user)| Command::RemoveMember { group, user }),
+        1 => group().prop_map(|name| Command::RemoveGroup { name }),
+        1 => (name(), site(), target(), filter(), aliases(), tags()).prop_map(
+            |(name, site, target, filter, aliases, tags)| {
+                Command::AddResource { name, site, target, filter, aliases, tags }
+            }
+        ),
+        1 => (name(), edit).prop_map(|(name, edit)| Command::EditResource { name, edit }),
+        1 => name().prop_map(|name| Command::RemoveResource { name }),
+        4 => policies(),
     ]
+}
+
+const CONDITIONS: [&str; 4] = [
+    "posture.firewall",
+    "!posture.firewall",
+    "time.minute in 0..30 || time.minute in 45..60",
+    "source.ip in \"192.0.2.0/25\"",
+];
+
+fn policies() -> impl Strategy<Value = Command> {
+    let subject = prop_oneof![
+        4 => (0u8..3).prop_map(|n| format!("user:u{n}")),
+        2 => (0u8..2).prop_map(|n| format!("group:g{n}")),
+        1 => Just("everyone".to_owned()),
+    ];
+    let scope = prop_oneof![
+        6 => (0u8..3).prop_map(|n| format!("r{n}")),
+        2 => (0u8..2).prop_map(|n| format!("tag:t{n}")),
+        1 => Just("everything".to_owned()),
+    ];
+    let effect = prop_oneof![5 => Just(Effect::Allow), 1 => Just(Effect::Deny)];
+    let ports = prop::option::weighted(0.3, prop::sample::select(vec![tcp("80"), tcp("443"), tcp("1-100")]));
+    let when = prop::option::weighted(0.4, prop::sample::select(CONDITIONS.to_vec()));
+    let until = prop::option::weighted(0.2, 1u64..2_000);
+    let policy = (effect, subject, scope, ports, when, until, prop::bool::weighted(0.1));
+    policy.prop_map(|(effect, subject, scope, ports, when, until, shadow)| {
+        let (subject, scope) = (subject.parse().unwrap(), scope.parse().unwrap());
+        let until = until.map(|seconds| START.plus(Duration::from_secs(seconds)));
+        NewPolicy { effect, subject, scope, ports, when: when.map(str::to_owned), until, shadow }.into()
+    })
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -98,6 +135,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (device(), 0u8..3).prop_map(|(device, instance)| Step::Connect(device, instance)),
         1 => device().prop_map(Step::Disconnect),
         2 => (device(), 1u16..4).prop_map(|(device, port)| Step::Move(device, port)),
+        3 => (device(), prop::option::of(any::<bool>())).prop_map(|(device, firewall)| Step::Tell(device, firewall)),
         12 => (device(), 0usize..4).prop_map(|(device, resource)| Step::Ask(device, resource)),
         12 => (device(), 1u8..4).prop_map(|(device, count)| Step::Acknowledge(device, count)),
         3 => prop::sample::select(vec![0, 1_000, 4_999, 5_000, 200_000, 599_999, 600_000]).prop_map(Step::Wait),
@@ -131,7 +169,7 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
         }
         Step::AllowDevice(n, name) => {
             let subject = postern_model::Subject::Device(device(shell, *n)?);
-            run(shell, &Command::Allow { subject, resource: resource(*name) });
+            run(shell, &Command::from(NewPolicy::allow(subject, resource(*name))));
         }
         Step::RevokeDevice(n) => run(shell, &Command::RevokeDevice { id: device(shell, *n)? }),
         Step::RemoveDevice(n) => run(shell, &Command::RemoveDevice { id: device(shell, *n)? }),
@@ -168,6 +206,12 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
             let candidates =
                 vec![postern_model::Candidate { addr, kind: postern_model::candidate::CandidateKind::Host }];
             shell.message(connected(shell, *n)?, NodeMessage::Candidates { candidates });
+        }
+        Step::Tell(n, firewall) => {
+            let (id, posture) = (connected(shell, *n)?, Posture { firewall: *firewall, ..posture() });
+            let _: Result<_, std::convert::Infallible> =
+                shell.try_transact(move |core, env| Ok(core.propose_posture(id, &posture, env)));
+            shell.carry_out();
         }
         Step::Ask(n, resource) => {
             let resources = &shell.core.state().resources;
@@ -251,15 +295,19 @@ fn check(shell: &Shell) {
     let (state, now): (_, Timestamp) = (shell.core.state(), shell.now);
     assert_whole(&shell.core);
     for grant in state.grants.values().filter(|grant| now < grant.expires_at) {
-        let decision = Decision::Allowed { filter: grant.filter.clone(), policy: grant.policy };
-        assert_eq!(decide(state, grant.device, grant.resource, now), decision, "{grant:?}");
+        let circumstances = shell.core.surroundings.of_holder(grant, now);
+        // Time may have opened more since, which the next renewal will see.
+        match decide(state, grant.device, grant.resource, circumstances) {
+            Decision::Allowed { filter, .. } => assert!(grant.filter.minus(&filter).is_empty(), "{grant:?}"),
+            Decision::Denied { reason } => panic!("{reason:?}: {grant:?}"),
+        }
         assert!(!state.devices[&grant.gateway].revoked && is_gateway(shell, grant.gateway), "{grant:?}");
     }
     let mut pairs = BTreeSet::new();
     assert!(state.grants.values().all(|grant| pairs.insert((grant.device, grant.resource))), "two grants for one pair");
     for (id, node) in shell.nodes.iter().filter(|(_, node)| node.connection.is_some()) {
         let known: BTreeSet<_> = node.catalogue.keys().copied().collect();
-        assert_eq!(known, visible(state, *id, now), "the catalogue of {id}");
+        assert_eq!(known, visible(state, *id), "the catalogue of {id}");
         for (resource, entry) in &node.catalogue {
             let record = &state.resources[resource];
             assert_eq!((&entry.name, &entry.aliases), (&record.name, &record.aliases));

@@ -1,6 +1,9 @@
 //! Whatever is removed leaves nothing behind that speaks of it.
 
-use postern_model::record::{Principal, World};
+use postern_model::{
+    Scope,
+    record::{Principal, World},
+};
 
 use super::office::{Office, office_with_grant};
 use crate::{Command, Core, TokenOwner, tests::shell::config};
@@ -19,12 +22,15 @@ pub(crate) fn assert_whole(core: &Core) {
     assert!(devices.iter().all(|device| owned(device.owner)));
     assert!(tokens.iter().all(|token| owned(token.owner)));
     for policy in &policies {
-        assert!(state.resources.contains_key(&policy.resource), "{policy:?}");
+        if let Scope::Resource(resource) = &policy.scope {
+            assert!(state.resources.contains_key(resource), "{policy:?}");
+        }
         assert!(
             match policy.principal {
                 Principal::User(user) => state.users.contains_key(&user),
                 Principal::Group(group) => state.groups.contains_key(&group),
                 Principal::Device(device) => state.devices.contains_key(&device),
+                Principal::Everyone => true,
             },
             "{policy:?}"
         );

@@ -1,10 +1,10 @@
 //! A network of the size that it is made for: how much work a change is. Times are printed and decide nothing.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use postern_model::{
-    DeviceId, Filter, GrantId, GroupId, Moment, PolicyId, Posture, PublicKey, ResourceId, Sha256, SiteId, Timestamp,
-    TokenId, UserId,
+    DeviceId, Filter, GrantId, GroupId, Moment, PolicyId, Posture, PublicKey, ResourceId, Scope, Sha256, SiteId,
+    Timestamp, TokenId, UserId,
     addr::FIRST_INDEX,
     audit::Actor,
     change::Change,
@@ -17,7 +17,7 @@ use super::{
     office::{ports, tcp},
     shell::{LEASE, config, hello},
 };
-use crate::{Command, Core, Effect, EnrolProof, Env, Proposal, Refusal, state::LOOKS};
+use crate::{Command, Core, Effect, EnrolProof, Env, NewPolicy, Proposal, Refusal, state::LOOKS};
 
 const USERS: u32 = 10_000;
 const DEVICES: u32 = 20_000;
@@ -78,6 +78,7 @@ fn world() -> World {
         id: resource_id(n),
         name: format!("r{n}").parse().unwrap(),
         aliases: vec![format!("r{n}.example.com").parse().unwrap()],
+        tags: BTreeSet::new(),
         site,
         target: "10.0.0.5".parse().unwrap(),
         filter: tcp("443"),
@@ -127,8 +128,8 @@ impl Scale {
         }
         // Not by commands, each of which would be told to everyone.
         for n in 0..RESOURCES - 1 {
-            let (principal, resource) = (Principal::Group(everyone()), resource_id(n));
-            core.state.apply(Change::PutPolicy(Policy { id: policy_id(n), principal, resource, created_at: NOW }));
+            let (principal, scope) = (Principal::Group(everyone()), Scope::Resource(resource_id(n)));
+            core.state.apply(Change::PutPolicy(Policy::allow(policy_id(n), principal, scope, NOW)));
         }
         Self(core)
     }
@@ -197,7 +198,7 @@ fn a_change_costs_what_it_changes() {
     let per_laptop = |looks: u64| looks / u64::from(DEVICES);
 
     let last = format!("r{}", RESOURCES - 1);
-    let allow = Command::Allow { subject: "group:all".parse().unwrap(), resource: last.parse().unwrap() };
+    let allow = Command::from(NewPolicy::allow("group:all".parse().unwrap(), last.parse().unwrap()));
     let work = scale.command("policy allow", &allow);
     assert_eq!((work.catalogues, work.put, work.removed, work.others), (laptops, laptops, 0, 0));
     assert!(per_laptop(work.looks) < 10, "{work:?}");

@@ -22,6 +22,8 @@ use crate::{
     AccessTicket, Command, Core, CoreConfig, Effect, EnrolProof, Enrolment, Env, Foreseen, Proposal, Refusal, Touched,
 };
 
+/// When the tests begin.
+pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 pub(crate) const LEASE: Duration = Duration::from_secs(600);
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const REQUESTS_PER_DEVICE: usize = 4;
@@ -64,7 +66,7 @@ impl Shell {
     pub(crate) fn new() -> Self {
         Self {
             core: Core::new(world(), config()),
-            now: Timestamp::from_unix_millis(1_700_000_000_000),
+            now: START,
             moment: Moment::from_boot(Duration::from_secs(100)),
             disk_is_full: false,
             audit: Vec::new(),
@@ -318,7 +320,9 @@ impl Node {
                 self.in_force.remove(grant);
             }
             CoordinatorMessage::Evicted { .. } => *self = Self { connection: self.connection, ..Self::default() },
-            CoordinatorMessage::Certificate { .. } | CoordinatorMessage::Unknown { .. } => {}
+            CoordinatorMessage::ActivityRecorded { .. }
+            | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Unknown { .. } => {}
         }
     }
 

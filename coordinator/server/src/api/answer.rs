@@ -95,6 +95,7 @@ fn id_of(touched: Touched) -> String {
         Touched::Site(id) => id.to_string(),
         Touched::Resource(id) => id.to_string(),
         Touched::Policy(id) => id.to_string(),
+        Touched::Policies(ids) => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         Touched::Token(id) => id.to_string(),
         Touched::Device(id) => id.to_string(),
         Touched::ApiKey(id) => id.to_string(),

@@ -83,7 +83,7 @@ impl Admin {
         row: impl FnOnce(&Core, Touched) -> Option<R>,
     ) -> Result<Answer<R>, Problem> {
         let touched = self.submit(command).await?;
-        let row = self.coordinator.read(|core| row(core, touched)).await;
+        let row = self.coordinator.read(|core| row(core, touched.clone())).await;
         // Someone else may have removed it in between.
         Ok(row.map_or_else(|| Answer::removed(touched), Answer::Row))
     }

@@ -1,12 +1,16 @@
 //! `/resources`: what is protected.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json, Router,
     response::IntoResponse,
     routing::{get, patch},
 };
 use postern_core::{Command, Core, ResourceEdit, Touched};
-use postern_model::{Filter, Fqdn, OverlayAddr, PortSet, ResourceId, ResourceName, SiteName, Target, record::Resource};
+use postern_model::{
+    Filter, Fqdn, OverlayAddr, PortSet, ResourceId, ResourceName, SiteName, TagName, Target, record::Resource,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -25,6 +29,7 @@ pub(crate) struct ResourceRow {
     /// The name under which it answers.
     pub(crate) fqdn: Fqdn,
     pub(crate) aliases: Vec<Fqdn>,
+    pub(crate) tags: Vec<TagName>,
     pub(crate) site: SiteName,
     pub(crate) target: Target,
     pub(crate) tcp: PortSet,
@@ -48,6 +53,8 @@ struct NewResource {
     icmp: bool,
     #[serde(default)]
     aliases: Vec<Fqdn>,
+    #[serde(default)]
+    tags: BTreeSet<TagName>,
 }
 
 /// What is left out stays as it is.
@@ -59,6 +66,7 @@ struct Edit {
     udp: Option<PortSet>,
     icmp: Option<bool>,
     aliases: Option<Vec<Fqdn>>,
+    tags: Option<BTreeSet<TagName>>,
 }
 
 pub(super) fn routes() -> Router<Coordinator> {
@@ -67,12 +75,13 @@ pub(super) fn routes() -> Router<Coordinator> {
 
 fn row(core: &Core, resource: &Resource) -> Option<ResourceRow> {
     let state = core.state();
-    let Resource { id, name, aliases, site, target, filter, addr, created_at } = resource.clone();
+    let Resource { id, name, aliases, tags, site, target, filter, addr, created_at } = resource.clone();
     Some(ResourceRow {
         id,
         fqdn: name.in_zone(&state.network.zone),
         name,
         aliases,
+        tags: tags.into_iter().collect(),
         site: state.sites.get(&site)?.name.clone(),
         target,
         tcp: filter.tcp,
@@ -95,8 +104,8 @@ async fn list(admin: Admin) -> Json<Vec<ResourceRow>> {
 }
 
 async fn add(admin: Admin, Body(new): Body<NewResource>) -> Result<impl IntoResponse, Problem> {
-    let NewResource { name, site, target, tcp, udp, icmp, aliases } = new;
-    let command = Command::AddResource { name, site, target, filter: Filter { tcp, udp, icmp }, aliases };
+    let NewResource { name, site, target, tcp, udp, icmp, aliases, tags } = new;
+    let command = Command::AddResource { name, site, target, filter: Filter { tcp, udp, icmp }, aliases, tags };
     Ok(admin.change(command, touched).await?.created())
 }
 
@@ -105,8 +114,8 @@ async fn edit(
     Named(name): Named<ResourceName>,
     Body(edit): Body<Edit>,
 ) -> Result<Answer<ResourceRow>, Problem> {
-    let Edit { target, tcp, udp, icmp, aliases } = edit;
-    let command = Command::EditResource { name, edit: ResourceEdit { target, tcp, udp, icmp, aliases } };
+    let Edit { target, tcp, udp, icmp, aliases, tags } = edit;
+    let command = Command::EditResource { name, edit: ResourceEdit { target, tcp, udp, icmp, aliases, tags } };
     admin.change(command, touched).await
 }
 

@@ -5,6 +5,7 @@
 mod client;
 mod json;
 mod plan;
+mod policies;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,10 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.words {
+        Words::Policy(policies::PolicyWords::Schema) => {
+            let _ = write!(std::io::stdout(), "{}", postern_policy::expert::SCHEMA);
+            ExitCode::SUCCESS
+        }
         Words::Serve(words) => {
             log_to_stderr();
             finish(run_serve(&cli.state_dir, words).map(|()| ExitCode::SUCCESS))

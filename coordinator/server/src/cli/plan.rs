@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::Call,
-    render,
+    policies, render,
     words::{
-        ApiKeyWords, AuditWords, DeviceWords, GrantWords, GroupWords, MemberWords, NewResource, NewToken, PolicyWords,
-        ResourceEdit, ResourceWords, SiteWords, TokenWords, UserWords, Words,
+        ApiKeyWords, AuditWords, DeviceWords, GrantWords, GroupWords, MemberWords, NewResource, NewToken, ResourceEdit,
+        ResourceWords, SiteWords, TokenWords, UserWords, Words,
     },
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Plan {
     pub(super) tell: Tell,
 }
 
-/// The plan for any command but `serve`, which asks nobody.
+/// The plan for any command but those that ask nobody.
 pub(super) fn plan(words: Words) -> Option<Plan> {
     Some(match words {
         Words::Serve(_) => return None,
@@ -33,7 +33,7 @@ pub(super) fn plan(words: Words) -> Option<Plan> {
         }
         Words::Site(SiteWords::List) => get("/sites", table(render::sites)),
         Words::Resource(words) => resource(words),
-        Words::Policy(words) => policy(words),
+        Words::Policy(words) => return policies::plan(words),
         Words::Token(words) => token(words),
         Words::Device(words) => device(words),
         Words::Grant(GrantWords::List) => get("/grants", table(render::grants)),
@@ -89,22 +89,25 @@ fn group(words: GroupWords) -> Plan {
 
 fn resource(words: ResourceWords) -> Plan {
     match words {
-        ResourceWords::Add(NewResource { name, site, target, tcp, udp, icmp, aliases }) => {
+        ResourceWords::Add(NewResource { name, site, target, tcp, udp, icmp, aliases, tags }) => {
             let body = json!({
                 "name": name, "site": site, "target": target,
                 "tcp": tcp.unwrap_or_default(), "udp": udp.unwrap_or_default(), "icmp": icmp, "aliases": aliases,
+                "tags": tags,
             });
             post("/resources", body, told(|row| render::added_resource(&row)))
         }
         ResourceWords::List => get("/resources", table(render::resources)),
-        ResourceWords::Edit(ResourceEdit { name, target, tcp, udp, icmp, aliases, no_alias }) => {
+        ResourceWords::Edit(ResourceEdit { name, target, tcp, udp, icmp, aliases, no_alias, tags, no_tag }) => {
             let aliases = (no_alias || !aliases.is_empty()).then_some(aliases);
+            let tags = (no_tag || !tags.is_empty()).then_some(tags);
             let fields = [
                 ("target", target.map(|it| json!(it))),
                 ("tcp", tcp.map(|it| json!(it))),
                 ("udp", udp.map(|it| json!(it))),
                 ("icmp", icmp.map(|it| json!(it))),
                 ("aliases", aliases.map(|it| json!(it))),
+                ("tags", tags.map(|it| json!(it))),
             ];
             let given = fields.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
             let body = Some(Value::Object(given.collect::<Map<_, _>>()));
@@ -114,20 +117,6 @@ fn resource(words: ResourceWords) -> Plan {
         }
         ResourceWords::Remove { name } => {
             remove(&["resources", name.as_str()], said(format!("Removed resource {name}, with its policies.")))
-        }
-    }
-}
-
-fn policy(words: PolicyWords) -> Plan {
-    match words {
-        PolicyWords::Allow { subject, resource } => {
-            let body = json!({ "subject": subject, "resource": resource });
-            post("/policies", body, said(format!("Allowed {subject} to reach {resource}.")))
-        }
-        PolicyWords::List => get("/policies", table(render::policies)),
-        PolicyWords::Remove { id } => {
-            let sentence = format!("Removed policy {id}: open connections that no other policy allows are cut.");
-            remove(&["policies", &id.to_string()], said(sentence))
         }
     }
 }
@@ -175,31 +164,31 @@ fn api_key(words: ApiKeyWords) -> Plan {
     }
 }
 
-fn get(path: &str, tell: Tell) -> Plan {
+pub(super) fn get(path: &str, tell: Tell) -> Plan {
     Plan { call: Call { method: Method::GET, path: path.to_owned(), body: None }, tell }
 }
 
-fn post(path: &str, body: Value, tell: Tell) -> Plan {
+pub(super) fn post(path: &str, body: Value, tell: Tell) -> Plan {
     Plan { call: Call { method: Method::POST, path: path.to_owned(), body: Some(body) }, tell }
 }
 
-fn act(segments: &[&str], tell: Tell) -> Plan {
+pub(super) fn act(segments: &[&str], tell: Tell) -> Plan {
     Plan { call: Call { method: Method::POST, path: path(segments), body: None }, tell }
 }
 
-fn remove(segments: &[&str], tell: Tell) -> Plan {
+pub(super) fn remove(segments: &[&str], tell: Tell) -> Plan {
     Plan { call: Call { method: Method::DELETE, path: path(segments), body: None }, tell }
 }
 
-fn said(sentence: String) -> Tell {
+pub(super) fn said(sentence: String) -> Tell {
     Box::new(|_| Ok(sentence))
 }
 
-fn told<T: DeserializeOwned>(tell: impl FnOnce(T) -> String + 'static) -> Tell {
+pub(super) fn told<T: DeserializeOwned>(tell: impl FnOnce(T) -> String + 'static) -> Tell {
     Box::new(|value| serde_json::from_value(value).map(tell))
 }
 
-fn table<T: DeserializeOwned>(tell: impl FnOnce(&[T]) -> String + 'static) -> Tell {
+pub(super) fn table<T: DeserializeOwned>(tell: impl FnOnce(&[T]) -> String + 'static) -> Tell {
     told(move |rows: Vec<T>| tell(&rows))
 }
 

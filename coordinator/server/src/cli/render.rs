@@ -18,7 +18,6 @@ use crate::api::{
     devices::DeviceRow,
     grants::GrantRow,
     groups::GroupRow,
-    policies::PolicyRow,
     resources::ResourceRow,
     sites::SiteRow,
     tokens::{TokenRow, TokenStatus},
@@ -37,7 +36,7 @@ pub(super) fn list<T: Display>(things: &[T]) -> String {
     }
 }
 
-fn columns<T>(rows: &[T], nothing: &str, head: &[&str], cells: impl Fn(&T) -> Vec<String>) -> String {
+pub(super) fn columns<T>(rows: &[T], nothing: &str, head: &[&str], cells: impl Fn(&T) -> Vec<String>) -> String {
     if rows.is_empty() {
         return nothing.to_owned();
     }
@@ -60,7 +59,7 @@ fn several<T: Display>(things: &[T]) -> String {
     if things.is_empty() { "-".to_owned() } else { things.join(",") }
 }
 
-fn maybe<T: Display>(thing: Option<&T>) -> String {
+pub(super) fn maybe<T: Display>(thing: Option<&T>) -> String {
     thing.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
@@ -88,7 +87,7 @@ fn open(row: &ResourceRow) -> Filter {
 }
 
 pub(super) fn resources(rows: &[ResourceRow]) -> String {
-    let head = ["NAME", "SITE", "TARGET", "OPEN", "ADDRESS", "ALIASES", "ID"];
+    let head = ["NAME", "SITE", "TARGET", "OPEN", "ADDRESS", "ALIASES", "TAGS", "ID"];
     columns(rows, "There are no resources.", &head, |row| {
         vec![
             row.name.to_string(),
@@ -97,6 +96,7 @@ pub(super) fn resources(rows: &[ResourceRow]) -> String {
             open(row).to_string(),
             row.addr.v4.to_string(),
             several(&row.aliases),
+            several(&row.tags),
             row.id.to_string(),
         ]
     })
@@ -114,12 +114,6 @@ pub(super) fn added_resource(row: &ResourceRow) -> String {
 pub(super) fn edited_resource(row: &ResourceRow) -> String {
     let aliases = if row.aliases.is_empty() { String::new() } else { format!(", also as {}", list(&row.aliases)) };
     format!("Changed resource {}: {} is {}, open for {}{aliases}.", row.name, row.fqdn, row.target, open(row))
-}
-
-pub(super) fn policies(rows: &[PolicyRow]) -> String {
-    columns(rows, "There are no policies: nobody may reach anything.", &["SUBJECT", "RESOURCE", "ADDED", "ID"], |row| {
-        vec![row.subject.to_string(), row.resource.to_string(), row.created_at.short(), row.id.to_string()]
-    })
 }
 
 pub(super) fn tokens(rows: &[TokenRow]) -> String {

@@ -30,7 +30,7 @@ fn each_command_is_one_call() {
     let patch = |body| Call { method: Method::PATCH, path: "/resources/wiki".into(), body: Some(body) };
     let wiki = json!({
         "name": "wiki", "site": "office", "target": "10.0.0.5", "tcp": "80,443", "udp": "none", "icmp": true,
-        "aliases": ["a.example.com", "b.example.com"],
+        "aliases": ["a.example.com", "b.example.com"], "tags": ["prod"],
     });
     for (line, expected) in [
         ("user add alice --group eng --group ops", post("/users", json!({"name": "alice", "groups": ["eng", "ops"]}))),
@@ -44,15 +44,27 @@ fn each_command_is_one_call() {
         ("group remove eng", plain(Method::DELETE, "/groups/eng".into())),
         ("site add office", post("/sites", json!({"name": "office"}))),
         (
-            "resource add wiki --site office --target 10.0.0.5 --tcp 443,80 --icmp --alias A.example.com --alias b.example.com",
+            "resource add wiki --site office --target 10.0.0.5 --tcp 443,80 --icmp --alias A.example.com --alias b.example.com --tag prod",
             post("/resources", wiki),
         ),
         ("resource edit wiki --tcp 22", patch(json!({"tcp": "22"}))),
         ("resource edit wiki --tcp none --icmp true", patch(json!({"tcp": "none", "icmp": true}))),
         ("resource edit wiki --no-alias", patch(json!({"aliases": []}))),
         ("resource edit wiki --alias a.example.com", patch(json!({"aliases": ["a.example.com"]}))),
+        ("resource edit wiki --tag prod --tag web", patch(json!({"tags": ["prod", "web"]}))),
+        ("resource edit wiki --no-tag", patch(json!({"tags": []}))),
         ("resource remove wiki", plain(Method::DELETE, "/resources/wiki".into())),
         ("policy allow group:eng wiki", post("/policies", json!({"subject": "group:eng", "resource": "wiki"}))),
+        (
+            "policy deny everyone tag:prod --when !posture.disk_encrypted --until 2126-12-31 --ports tcp/22 --shadow",
+            post(
+                "/policies",
+                json!({
+                    "effect": "deny", "subject": "everyone", "resource": "tag:prod", "when": "!posture.disk_encrypted",
+                    "until": "2126-12-31", "ports": "tcp/22", "shadow": true,
+                }),
+            ),
+        ),
         ("policy remove 0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10", plain(Method::DELETE, format!("/policies/{id}"))),
         ("token create --user alice", post("/tokens", json!({"user": "alice", "expires_in": "1h", "uses": 1}))),
         (
@@ -87,6 +99,11 @@ fn wrong_words_exit_with_2_and_say_what_would_be_right() {
         ("resource edit wiki --no-alias --alias a.example.com", "cannot be used"),
         ("policy allow alice wiki", "user:NAME"),
         ("policy allow user:Alice! wiki", "lower-case"),
+        ("policy allow user:alice tag:Prod", "lower-case"),
+        ("policy allow user:alice wiki --when posture.disk", "column 1: 'posture.disk' is not known"),
+        ("policy allow user:alice wiki --until tomorrow", "2026-12-31"),
+        ("policy allow user:alice wiki --ports 22", "tcp/443"),
+        ("policy add --cedar /nowhere.cedar", "/nowhere.cedar can't be read"),
         ("policy remove wiki", "ids look like"),
         ("token create", "--user <USER>|--site <SITE>"),
         ("token create --user alice --site office", "cannot be used"),

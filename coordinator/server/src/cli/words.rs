@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use postern_model::{
-    ApiKeyId, ApiKeyName, Fqdn, GroupName, PolicyId, PortSet, ResourceName, SiteName, Subject, Target, TokenId,
-    UserName, token::HostPort,
+    ApiKeyId, ApiKeyName, Fqdn, GroupName, PortSet, ResourceName, SiteName, TagName, Target, TokenId, UserName,
+    token::HostPort,
 };
 
+use super::policies::PolicyWords;
 use crate::{api::audit, serve};
 
 /// The longest that a join token may live.
@@ -203,11 +204,14 @@ pub(super) struct NewResource {
     /// Another DNS name under which it answers; may be repeated.
     #[arg(long = "alias", value_name = "FQDN")]
     pub(super) aliases: Vec<Fqdn>,
+    /// A group of resources that it belongs to; may be repeated.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(super) tags: Vec<TagName>,
 }
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true)
-    .args(["target", "tcp", "udp", "icmp", "aliases", "no_alias"]))]
+    .args(["target", "tcp", "udp", "icmp", "aliases", "no_alias", "tags", "no_tag"]))]
 pub(super) struct ResourceEdit {
     /// The resource's name.
     pub(super) name: ResourceName,
@@ -229,24 +233,12 @@ pub(super) struct ResourceEdit {
     /// Take all aliases away.
     #[arg(long, conflicts_with = "aliases")]
     pub(super) no_alias: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PolicyWords {
-    /// Allow someone to reach a resource on its open ports.
-    Allow {
-        /// user:NAME, group:NAME or device:ID.
-        subject: Subject,
-        /// The resource's name.
-        resource: ResourceName,
-    },
-    /// List all policies.
-    List,
-    /// Remove a policy; connections that no other policy allows are cut.
-    Remove {
-        /// As 'policy list' shows it.
-        id: PolicyId,
-    },
+    /// The groups of resources that it belongs to, in place of those that it has; may be repeated.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(super) tags: Vec<TagName>,
+    /// Take all tags away.
+    #[arg(long, conflicts_with = "tags")]
+    pub(super) no_tag: bool,
 }
 
 #[derive(Debug, Subcommand)]

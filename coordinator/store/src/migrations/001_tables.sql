@@ -68,6 +68,12 @@ CREATE TABLE resource_aliases (
     UNIQUE (resource_id, position)
 ) STRICT;
 
+CREATE TABLE resource_tags (
+    resource_id TEXT NOT NULL REFERENCES resources (id) DEFERRABLE INITIALLY DEFERRED,
+    tag         TEXT NOT NULL,
+    PRIMARY KEY (resource_id, tag)
+) STRICT;
+
 CREATE TABLE devices (
     id          TEXT    PRIMARY KEY,
     name        TEXT    NOT NULL UNIQUE,
@@ -88,14 +94,24 @@ CREATE TABLE devices (
 CREATE INDEX devices_by_user ON devices (user_id);
 CREATE INDEX devices_by_site ON devices (site_id);
 
+-- Without user, group and device it speaks of everyone, without resource and tag it is about everything.
 CREATE TABLE policies (
     id          TEXT    PRIMARY KEY,
+    effect      TEXT    NOT NULL CHECK (effect IN ('allow', 'deny')),
     user_id     TEXT    REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED,
     group_id    TEXT    REFERENCES groups (id) DEFERRABLE INITIALLY DEFERRED,
     device_id   TEXT    REFERENCES devices (id) DEFERRABLE INITIALLY DEFERRED,
-    resource_id TEXT    NOT NULL REFERENCES resources (id) DEFERRABLE INITIALLY DEFERRED,
+    resource_id TEXT    REFERENCES resources (id) DEFERRABLE INITIALLY DEFERRED,
+    tag         TEXT,
+    -- All that the resource opens, unless it is told.
+    ports       TEXT,
+    -- JSON.
+    condition   TEXT,
+    until       INTEGER,
+    shadow      INTEGER NOT NULL CHECK (shadow IN (0, 1)),
     created_at  INTEGER NOT NULL,
-    CHECK ((user_id IS NOT NULL) + (group_id IS NOT NULL) + (device_id IS NOT NULL) = 1)
+    CHECK ((user_id IS NOT NULL) + (group_id IS NOT NULL) + (device_id IS NOT NULL) <= 1),
+    CHECK (resource_id IS NULL OR tag IS NULL)
 ) STRICT;
 CREATE INDEX policies_by_user ON policies (user_id);
 CREATE INDEX policies_by_group ON policies (group_id);

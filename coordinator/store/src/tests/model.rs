@@ -1,7 +1,7 @@
 //! What a batch makes of a world, in plain lists: the reading of [`Change`] that the store is held to.
 
 use postern_model::{
-    DeviceId, ResourceId, UserId,
+    DeviceId, ResourceId, Scope, UserId,
     change::{Batch, Change},
     record::{Owner, Principal, World},
 };
@@ -79,12 +79,17 @@ fn is_whole(world: &World) -> bool {
         Principal::User(id) => user(id),
         Principal::Group(id) => group(id),
         Principal::Device(id) => device(id),
+        Principal::Everyone => true,
+    };
+    let scope = |scope: &Scope| match scope {
+        Scope::Resource(id) => resource(*id),
+        Scope::Tag(_) | Scope::Everything => true,
     };
     world.members.iter().all(|(of, member)| group(*of) && user(*member))
         && world.resources.iter().all(|record| site(record.site))
         && world.devices.iter().all(|record| owner(record.owner))
         && world.tokens.iter().all(|record| owner(record.owner))
-        && world.policies.iter().all(|policy| principal(policy.principal) && resource(policy.resource))
+        && world.policies.iter().all(|policy| principal(policy.principal) && scope(&policy.scope))
         && world.grants.iter().all(|grant| {
             let policy = world.policies.iter().any(|policy| policy.id == grant.policy);
             policy && device(grant.device) && device(grant.gateway) && resource(grant.resource)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_model::{
-    ApiKeyId, DenyReason, DeviceId, Filter, GrantId, GroupId, NetworkRanges, PolicyId, PortSet, Posture, PublicKey,
-    ResourceId, Sha256, SiteId, Target, TokenId, UserId,
+    ApiKeyId, Condition, DenyReason, DeviceId, Effect, Filter, GrantId, GroupId, NetworkRanges, PolicyId, PortSet,
+    Posture, PublicKey, ResourceId, Scope, Sha256, SiteId, Target, TokenId, UserId,
     addr::FIRST_INDEX,
     change::Change,
     grant::{Grant, GrantEnd},
@@ -44,6 +44,22 @@ fn target(kind: u8) -> Target {
     ["10.0.0.5", "2001:db8::5", "db.corp.example.com"][usize::from(kind % 3)].parse().unwrap()
 }
 
+fn scope(kind: u8) -> Scope {
+    match kind % 6 {
+        4 => Scope::Tag("prod".parse().unwrap()),
+        5 => Scope::Everything,
+        n => Scope::Resource(resource_id(n)),
+    }
+}
+
+fn condition(kind: u8) -> Option<Condition> {
+    match kind % 3 {
+        0 => None,
+        1 => Some(Condition::Short { text: "posture.os == \"it's\"".into() }),
+        _ => Some(Condition::Cedar { source: "permit(…);".into(), clauses: "[]".into() }),
+    }
+}
+
 pub(crate) fn user(n: u8, kind: u8) -> User {
     let name = format!("u{n}@example.com").parse().unwrap();
     User { id: user_id(n), name, suspended: kind.is_multiple_of(2), created_at: later(kind) }
@@ -56,6 +72,7 @@ pub(crate) fn resource(n: u8, kind: u8) -> Resource {
         id: resource_id(n),
         name: format!("r{n}").parse().unwrap(),
         aliases,
+        tags: (0..kind % 3).map(|at| format!("t{at}").parse().unwrap()).collect(),
         site: site_id(kind % 3),
         target: target(kind),
         filter: filter(kind),
@@ -129,8 +146,13 @@ pub(crate) fn change(which: u8, n: u8, kind: u8) -> Change {
         10 => Change::RemoveResource(resource_id(n)),
         11 => Change::PutPolicy(Policy {
             id: policy_id(n),
+            effect: if kind.is_multiple_of(3) { Effect::Deny } else { Effect::Allow },
             principal: principal(kind),
-            resource: resource_id(kind % 4),
+            scope: scope(kind),
+            ports: kind.is_multiple_of(2).then(|| "tcp/443 icmp".parse().unwrap()),
+            condition: condition(kind),
+            until: (kind > 4).then(|| later(kind)),
+            shadow: kind == 5,
             created_at: later(kind),
         }),
         12 => Change::RemovePolicy(policy_id(n)),

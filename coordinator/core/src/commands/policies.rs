@@ -1,0 +1,187 @@
+//! Policies.
+
+use postern_model::{
+    Condition, Filter, PolicyId, Scope, ScopeName, Subject,
+    change::Change,
+    record::{Policy, Principal},
+};
+use postern_policy::{check_condition, expert, until};
+
+use super::{Result, conflict, invalid, not_found};
+use crate::{Env, NewPolicy, Touched, draft::Draft, state::State};
+
+/// The most policies that one text in Cedar adds.
+const MAX_AT_ONCE: usize = 256;
+
+impl Draft<'_> {
+    pub(super) fn add_policy(&mut self, new: &NewPolicy, env: &mut Env<'_>) -> Result<Touched> {
+        let condition = match &new.when {
+            None => None,
+            Some(text) => {
+                check_condition(text).map_err(|error| invalid(error.to_string()))?;
+                Some(Condition::Short { text: text.trim().to_owned() })
+            }
+        };
+        let policy = Policy {
+            id: PolicyId::from_bytes([0; 16]),
+            effect: new.effect,
+            principal: self.principal(&new.subject)?,
+            scope: self.scope(&new.scope)?,
+            ports: new.ports.clone(),
+            condition,
+            until: new.until,
+            shadow: new.shadow,
+            created_at: self.now,
+        };
+        self.put_policy(policy, env).map(Touched::Policy)
+    }
+
+    pub(super) fn add_cedar(&mut self, source: &str, env: &mut Env<'_>) -> Result<Touched> {
+        let experts = expert::read(source, self.state).map_err(|error| invalid(error.to_string()))?;
+        if experts.len() > MAX_AT_ONCE {
+            return Err(invalid(format!("at most {MAX_AT_ONCE} policies can be added at once")));
+        }
+        let mut ids = Vec::with_capacity(experts.len());
+        for expert in experts {
+            let policy = Policy {
+                id: PolicyId::from_bytes([0; 16]),
+                effect: expert.effect,
+                principal: expert.principal,
+                scope: expert.scope,
+                ports: expert.ports,
+                condition: expert.condition,
+                until: expert.until,
+                shadow: expert.shadow,
+                created_at: self.now,
+            };
+            ids.push(self.put_policy(policy, env)?);
+        }
+        Ok(Touched::Policies(ids))
+    }
+
+    /// Adds a policy under an id of its own.
+    fn put_policy(&mut self, policy: Policy, env: &mut Env<'_>) -> Result<PolicyId> {
+        if policy.ports.as_ref().is_some_and(Filter::is_empty) {
+            return Err(invalid("the policy would be about no port: leave --ports out, or name some".into()));
+        }
+        if policy.until.is_some_and(|until| until <= self.now) {
+            return Err(invalid("the policy would have ended already: give --until a time to come".into()));
+        }
+        if let Some(same) = self.state.policy_like(&policy) {
+            let what = format!("policy {same} says just that already; see 'policy list'");
+            return Err(conflict(what));
+        }
+        let policy = Policy { id: env.id(PolicyId::from_bytes), ..policy };
+        let id = policy.id;
+        self.note_policy("policy.add", &policy);
+        self.change(Change::PutPolicy(policy));
+        Ok(id)
+    }
+
+    pub(super) fn remove_policies_of(&mut self, principal: Principal) {
+        for id in self.state.policy_set().policies_of(principal) {
+            if let Some(policy) = self.state.policies.get(&id) {
+                self.remove_policy(policy);
+            }
+        }
+    }
+
+    pub(super) fn remove_policy(&mut self, policy: &Policy) {
+        self.note_policy("policy.remove", policy);
+        self.change(Change::RemovePolicy(policy.id));
+    }
+
+    /// Its time has come.
+    pub(crate) fn expire_policy(&mut self, policy: &Policy) {
+        self.note_policy("policy.expire", policy);
+        self.change(Change::RemovePolicy(policy.id));
+    }
+
+    fn note_policy(&mut self, action: &str, policy: &Policy) {
+        let (subject, scope) = (self.principal_label(policy.principal), self.scope_label(&policy.scope));
+        let ports = policy.ports.as_ref().map(ToString::to_string);
+        let when = policy.condition.as_ref().map(Condition::source);
+        let until = policy.until.map(until::display);
+        let mut details: Vec<(&str, &dyn ToString)> =
+            vec![("effect", &policy.effect), ("subject", &subject), ("resource", &scope)];
+        details.extend(ports.as_ref().map(|ports| ("ports", ports as &dyn ToString)));
+        details.extend(when.as_ref().map(|when| ("when", when as &dyn ToString)));
+        details.extend(until.as_ref().map(|until| ("until", until as &dyn ToString)));
+        if policy.shadow {
+            details.push(("shadow", &true));
+        }
+        self.note(action, format!("policy:{}", policy.id), &details);
+    }
+
+    fn principal(&self, subject: &Subject) -> Result<Principal> {
+        Ok(match subject {
+            Subject::User(name) => Principal::User(self.user(name)?.id),
+            Subject::Group(name) => Principal::Group(self.group(name)?.id),
+            Subject::Device(id) => {
+                self.state.devices.get(id).ok_or_else(|| not_found("device", id, "device list"))?;
+                Principal::Device(*id)
+            }
+            Subject::Everyone => Principal::Everyone,
+        })
+    }
+
+    fn scope(&self, name: &ScopeName) -> Result<Scope> {
+        Ok(match name {
+            ScopeName::Resource(name) => Scope::Resource(self.resource(name)?.id),
+            ScopeName::Tag(tag) => Scope::Tag(tag.clone()),
+            ScopeName::Everything => Scope::Everything,
+        })
+    }
+
+    fn principal_label(&self, principal: Principal) -> String {
+        self.state.subject_of(principal).map_or_else(|| "?".to_owned(), |subject| subject.to_string())
+    }
+
+    fn scope_label(&self, scope: &Scope) -> String {
+        self.state.scope_name(scope).map_or_else(|| "?".to_owned(), |name| name.to_string())
+    }
+}
+
+impl State {
+    /// A policy that says the same, if there is one.
+    fn policy_like(&self, policy: &Policy) -> Option<PolicyId> {
+        let same = |other: &Policy| Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy;
+        let slice = self.policy_set().slice(policy.principal, &policy.scope);
+        slice.iter().map(|other| other.policy()).find(|other| same(other)).map(|other| other.id)
+    }
+
+    /// Whom a principal names; `None` when that is not there.
+    pub fn subject_of(&self, principal: Principal) -> Option<Subject> {
+        Some(match principal {
+            Principal::User(id) => Subject::User(self.users.get(&id)?.name.clone()),
+            Principal::Group(id) => Subject::Group(self.groups.get(&id)?.name.clone()),
+            Principal::Device(id) => Subject::Device(id),
+            Principal::Everyone => Subject::Everyone,
+        })
+    }
+
+    /// How a scope is written; `None` when its resource is not there.
+    pub fn scope_name(&self, scope: &Scope) -> Option<ScopeName> {
+        Some(match scope {
+            Scope::Resource(id) => ScopeName::Resource(self.resources.get(id)?.name.clone()),
+            Scope::Tag(tag) => ScopeName::Tag(tag.clone()),
+            Scope::Everything => ScopeName::Everything,
+        })
+    }
+}
+
+impl expert::Names for State {
+    fn user(&self, name: &str) -> Option<postern_model::UserId> {
+        self.user_named(&name.parse().ok()?).map(|user| user.id)
+    }
+    fn group(&self, name: &str) -> Option<postern_model::GroupId> {
+        self.group_named(&name.parse().ok()?).map(|group| group.id)
+    }
+    fn device(&self, name: &str) -> Option<postern_model::DeviceId> {
+        let by_id = name.parse().ok().and_then(|id| self.devices.get(&id));
+        by_id.or_else(|| self.device_named(name)).map(|device| device.id)
+    }
+    fn resource(&self, name: &str) -> Option<postern_model::ResourceId> {
+        self.resource_named(&name.parse().ok()?).map(|resource| resource.id)
+    }
+}

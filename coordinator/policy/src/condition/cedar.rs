@@ -1,0 +1,97 @@
+//! An [`Expr`] as Cedar.
+
+use std::fmt::Write as _;
+
+use super::{Attribute, Expr, Test, What};
+
+/// The expression that is true exactly where the condition is met.
+pub(crate) fn expression(expr: &Expr) -> String {
+    match expr {
+        Expr::All(parts) => joined(parts, " && "),
+        Expr::Any(parts) => joined(parts, " || "),
+        Expr::Test(it) => test(it),
+    }
+}
+
+fn joined(parts: &[Expr], with: &str) -> String {
+    let parts: Vec<_> = parts.iter().map(expression).collect();
+    format!("({})", parts.join(with))
+}
+
+/// The same of one test: whether it can be answered, and then the answer.
+pub(crate) fn test(test: &Test) -> String {
+    let attribute = match &test.what {
+        What::Atom(atom) => {
+            let among = if test.negated { "failed" } else { "passed" };
+            return format!("context.checks.{among}.contains({})", quoted(&atom.to_string()));
+        }
+        What::Flag(attribute)
+        | What::Number(attribute, ..)
+        | What::Range(attribute, ..)
+        | What::OneOf(attribute, _)
+        | What::Text(attribute, _)
+        | What::Like(attribute, _)
+        | What::Network(attribute, _) => *attribute,
+    };
+    let not = if test.negated { "!" } else { "" };
+    let answer = answer(&test.what, &value(attribute));
+    let guard = if attribute.is_given {
+        String::new()
+    } else {
+        format!("context.{} has {} && ", attribute.record, attribute.field)
+    };
+    format!("({guard}{not}({answer}))")
+}
+
+fn value(attribute: &Attribute) -> String {
+    format!("context.{}.{}", attribute.record, attribute.field)
+}
+
+fn answer(what: &What, value: &str) -> String {
+    match what {
+        What::Flag(_) => value.to_owned(),
+        What::Number(_, comparison, number) => format!("{value} {} {number}", comparison.symbol()),
+        What::Range(_, from, to) if from < to => format!("{value} >= {from} && {value} < {to}"),
+        What::Range(_, from, to) => format!("{value} >= {from} || {value} < {to}"),
+        What::OneOf(_, numbers) => any(numbers.iter().map(|number| format!("{value} == {number}"))),
+        What::Text(_, texts) => any(texts.iter().map(|text| format!("{value} == {}", quoted(text)))),
+        // Cedar's own pattern language: a star stands for anything.
+        What::Like(_, pattern) => format!("{value} like {}", quoted(pattern)),
+        What::Network(_, networks) => {
+            any(networks.iter().map(|network| format!("{value}.isInRange(ip({}))", quoted(network))))
+        }
+        What::Atom(_) => unreachable!("atoms have no attribute"),
+    }
+}
+
+fn any(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(" || ")
+}
+
+/// A string literal of Cedar.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_ascii_graphic() || c == ' ' => quoted.push(c),
+            c => {
+                let _ = write!(quoted, "\\u{{{:x}}}", u32::from(c));
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    #[test]
+    fn no_text_leaves_its_quotes() {
+        assert_eq!(quoted(r#"a"b\c"#), r#""a\"b\\c""#);
+        assert_eq!(quoted("ä\u{7f}"), "\"\\u{e4}\\u{7f}\"");
+    }
+}
