@@ -13,7 +13,7 @@ use postern_model::{
     grant::{Grant, GrantEnd},
     record::Owner,
 };
-use postern_policy::{Case, visible_in};
+use postern_policy::{Case, Circumstances, visible_in};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
 use crate::{AccessTicket, Core, Effect, Env, Proposal, denials::Denial, draft::Draft, psk, waiting::Waiting};
@@ -86,8 +86,13 @@ impl Core {
             return nothing().then(FollowUp::Await(ticket, grant.id));
         }
         let mut draft = Draft::new(self, Actor::Device(device), env.now);
-        match self.decide_access(device, request.resource, held, env) {
+        let circumstances = self.surroundings.of(device, env.now);
+        let case = Case::new(&self.state, device, request.resource);
+        let decided =
+            case.as_ref().map_err(|reason| *reason).and_then(|case| self.decide_access(case, circumstances, held));
+        match decided {
             Ok(allowed) => {
+                case.iter().for_each(|case| draft.shadow(case, circumstances));
                 let grant = self.draft_grant(&mut draft, (device, request.resource), held, allowed, env);
                 Proposal::new(draft.finish(), ticket).then(FollowUp::Await(ticket, grant))
             }
@@ -95,6 +100,7 @@ impl Core {
                 let denial = Denial { device, resource: request.resource, reason };
                 if !self.denials.is_recorded(&denial) {
                     draft.denial(&denial, 1);
+                    case.iter().for_each(|case| draft.shadow(case, circumstances));
                 }
                 if let Some(held) = held.filter(|_| !reason.is_transient()) {
                     draft.end_grant(held, GrantEnd::Revoked(reason));
@@ -107,18 +113,16 @@ impl Core {
 
     fn decide_access(
         &self,
-        device: DeviceId,
-        resource: ResourceId,
+        case: &Case<'_>,
+        circumstances: Circumstances,
         held: Option<&Grant>,
-        env: &Env<'_>,
     ) -> Result<Allowed, DenyReason> {
-        let case = Case::new(&self.state, device, resource)?;
-        let circumstances = self.surroundings.of(device, env.now);
         match case.decide(circumstances) {
             Decision::Denied { reason } => Err(reason),
             Decision::Allowed { filter, policy } => {
+                let (device, resource) = (case.device().id, case.resource().id);
                 let gateway = self.gateway_for(device, resource, held).ok_or(DenyReason::NoGateway)?;
-                let expires_at = case.holds_until(circumstances, env.now.plus(self.config.lease));
+                let expires_at = case.holds_until(circumstances, circumstances.now.plus(self.config.lease));
                 Ok(Allowed { filter, policy, gateway, expires_at })
             }
         }

@@ -16,6 +16,7 @@ use postern_policy::{Case, Circumstances, Facts};
 use crate::{
     Core,
     changes::{After, Changes},
+    shadow::{Note, otherwise},
     state::State,
     surroundings::Surroundings,
 };
@@ -48,13 +49,12 @@ impl<'a> Draft<'a> {
 
     /// Notes what happens, for the audit log.
     pub(crate) fn note(&mut self, action: &str, object: impl Into<String>, details: &[(&str, &dyn ToString)]) {
-        self.audit.push(AuditEvent {
-            at: self.now,
-            actor: self.actor.clone(),
-            action: action.to_owned(),
-            object: object.into(),
-            details: details.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect(),
-        });
+        let details = details.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
+        self.note_down((action.to_owned(), object.into(), details));
+    }
+
+    pub(crate) fn note_down(&mut self, (action, object, details): Note) {
+        self.audit.push(AuditEvent { at: self.now, actor: self.actor.clone(), action, object, details });
     }
 
     pub(crate) fn end_grant(&mut self, grant: &Grant, end: GrantEnd) {
@@ -82,13 +82,23 @@ impl<'a> Draft<'a> {
         if let Some((device, _)) = self.moved {
             touched.extend(self.state.grants_of_device(device).map(|grant| grant.id));
         }
+        let has_new_shadow =
+            self.changes.iter().any(|change| matches!(change, Change::PutPolicy(policy) if policy.shadow));
         for id in touched {
             let Some(grant) = self.state.grants.get(&id).filter(|_| !self.changes.is_ended(id)) else { continue };
             let after = After { state: self.state, changes: &self.changes };
             let moved =
                 self.moved.filter(|(device, _)| *device == grant.device).map(|(_, circumstances)| circumstances);
             let circumstances = moved.unwrap_or_else(|| self.surroundings.of_holder(grant, self.now));
-            match after.redecide(grant, circumstances) {
+            let redecision = after.redecide(grant, circumstances);
+            let shadow = if has_new_shadow {
+                let case = Case::new(&after, grant.device, grant.resource).ok();
+                case.and_then(|case| otherwise(self.state, &case, circumstances))
+            } else {
+                None
+            };
+            shadow.into_iter().for_each(|note| self.note_down(note));
+            match redecision {
                 Redecision::Stays => {}
                 Redecision::Changes(grant) => {
                     let (device, resource) = (self.device_label(grant.device), self.resource_label(grant.resource));

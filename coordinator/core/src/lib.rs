@@ -16,7 +16,7 @@
 //! - [`command`], [`effect`]: what comes in from admins, what is to be done
 //! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions; `changes`: the
 //!   state as it would be after it
-//! - `commands`, `enrolment`, `access`: what a batch is made of; `core`: proposing, applying
+//! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys
 
@@ -34,6 +34,7 @@ mod draft;
 mod enrolment;
 mod presence;
 mod psk;
+mod shadow;
 mod surroundings;
 #[cfg(test)]
 mod tests;

@@ -66,6 +66,11 @@ impl<'a> Case<'a> {
         Ok(Self { device, user, groups: groups.collect(), resource, slice: slice(facts, &principals, resource) })
     }
 
+    /// The device.
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
     /// The resource.
     pub fn resource(&self) -> &'a Resource {
         self.resource

@@ -3,6 +3,7 @@
 mod access;
 mod catalogue;
 mod commands;
+mod conditions;
 mod denials;
 mod enrolment;
 mod leases;
