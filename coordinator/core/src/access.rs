@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use postern_model::{
-    Decision, DenyReason, DeviceId, Filter, GrantId, Moment, PolicyId, ResourceId, Timestamp,
+    Decision, DenyReason, DeviceId, Filter, Fqdn, GrantId, Moment, PolicyId, ResourceId, Timestamp,
     audit::Actor,
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
@@ -94,7 +94,8 @@ impl Core {
             Ok(allowed) => {
                 case.iter().for_each(|case| draft.shadow(case, circumstances));
                 let grant = self.draft_grant(&mut draft, (device, request.resource), held, allowed, env);
-                Proposal::new(draft.finish(), ticket).then(FollowUp::Await(ticket, grant))
+                let queried = self.name_of_its_own(request).map(|name| (grant, name));
+                Proposal { queried, ..Proposal::new(draft.finish(), ticket) }.then(FollowUp::Await(ticket, grant))
             }
             Err(reason) => {
                 let denial = Denial { device, resource: request.resource, reason };
@@ -360,7 +361,17 @@ impl Core {
             target: resource.target.clone(),
             filter: grant.filter.clone(),
             lease: self.lease_left(grant, now),
+            queried: self.queried.get(&grant.id).cloned(),
         })
+    }
+
+    /// The name by which a resource was asked for, if it has that name: a client could write anything into the records of
+    /// what passes.
+    fn name_of_its_own(&self, request: &AccessRequest) -> Option<Fqdn> {
+        let name = request.queried.as_ref()?;
+        let resource = self.state.resources.get(&request.resource)?;
+        let is_its_own = resource.aliases.contains(name) || resource.name.in_zone(&self.state.network.zone) == *name;
+        is_its_own.then(|| name.clone())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, GrantId, Moment, SecretBytes, Timestamp,
+    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, SecretBytes, Timestamp,
     audit::Actor,
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
@@ -70,12 +70,14 @@ pub struct Proposal<T> {
     pub batch: Batch,
     /// For the caller, once it is committed.
     pub outcome: T,
-    follow_up: Option<FollowUp>,
+    pub(crate) follow_up: Option<FollowUp>,
+    /// By which name the resource of a grant was asked for.
+    pub(crate) queried: Option<(GrantId, Fqdn)>,
 }
 
 impl<T> Proposal<T> {
     pub(crate) fn new(batch: Batch, outcome: T) -> Self {
-        Self { batch, outcome, follow_up: None }
+        Self { batch, outcome, follow_up: None, queried: None }
     }
 
     pub(crate) fn then(self, follow_up: FollowUp) -> Self {
@@ -98,6 +100,9 @@ pub struct Core {
     /// Grants that their gateway has not yet acknowledged as they are now.
     pub(crate) waiting: WaitingGrants,
     pub(crate) denials: Denials,
+    /// By which DNS name the resource of a grant was last asked for, if by one; kept for as long as the grant, and not over
+    /// a restart.
+    pub(crate) queried: HashMap<GrantId, Fqdn>,
     pub(crate) effects: VecDeque<Effect>,
 }
 
@@ -118,6 +123,7 @@ impl Core {
             candidates: HashMap::new(),
             waiting: WaitingGrants::default(),
             denials: Denials::default(),
+            queried: HashMap::new(),
             effects: VecDeque::new(),
         }
     }
@@ -143,11 +149,13 @@ impl Core {
 
     /// Takes over what was committed. `now` and `moment` as in [`Env`].
     pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp, moment: Moment) -> T {
-        let Proposal { batch, outcome, follow_up } = proposal;
+        let Proposal { batch, outcome, follow_up, queried } = proposal;
         if batch.audit.is_empty() {
             self.follow(follow_up, now);
             return outcome;
         }
+        // The gateway is told of it below.
+        self.queried.extend(queried);
         let changes = Changes::from(batch.changes);
         // What the changes are about, as it was before them.
         let news = self.catalogue_news(&changes);
@@ -211,6 +219,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&grant.gateway) {
             session.unacknowledged.remove(&grant.id);
         }
+        self.queried.remove(&grant.id);
         self.answer_waiting(grant.id, reason);
     }
 

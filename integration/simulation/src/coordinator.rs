@@ -127,7 +127,7 @@ impl Coordinator {
     }
 
     pub(crate) fn asked(&mut self, at: At, connection: u64, resource: ResourceId, now: Duration) {
-        let (device, request) = (setting::device_id(at), AccessRequest { resource });
+        let (device, request) = (setting::device_id(at), AccessRequest { resource, queried: None });
         let ticket = self.transact(|core, env| core.propose_access(device, &request, env), now);
         self.asked.insert(ticket, (at, connection, resource));
         self.pump();

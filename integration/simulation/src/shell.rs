@@ -29,7 +29,7 @@ impl World {
                     let table = self.nodes[at].twisted(table);
                     self.command(at, LaneCommand::Publish(table));
                 }
-                EngineEvent::RequestAccess(resource) => self.request_access(at, resource),
+                EngineEvent::RequestAccess(resource, _) => self.request_access(at, resource),
                 EngineEvent::Send(message) => self.send(at, message),
                 EngineEvent::Replay(packets) => self.command(at, LaneCommand::Replay(packets)),
                 EngineEvent::Refuse(packets, reason) => self.command(at, LaneCommand::Refuse(packets, reason)),

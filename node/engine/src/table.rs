@@ -8,7 +8,7 @@ use std::{
 };
 
 use postern_model::{
-    DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, Protocol, PublicKey, ResourceId,
+    DeviceId, Filter, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, Protocol, PublicKey, ResourceId,
 };
 use rustc_hash::FxHashMap;
 
@@ -87,6 +87,8 @@ pub struct CarriedGrant {
     pub filter: Filter,
     /// When the lease ends; from then on no packet passes, table or no table.
     pub expires: Moment,
+    /// The DNS name by which the client has asked for the resource, if it did; for records only.
+    pub queried: Option<Fqdn>,
 }
 
 /// A WireGuard peer.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_model::{Candidate, DenyReason, Filter, GrantId, PresharedKey, PublicKey, ResourceId};
+use postern_model::{Candidate, DenyReason, Filter, Fqdn, GrantId, PresharedKey, PublicKey, ResourceId};
 use serde::{Deserialize, Serialize};
 
 /// This device asks for one resource; also how a lease is renewed.
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct AccessRequest {
     /// Which.
     pub resource: ResourceId,
+    /// The DNS name by which the device has last looked it up, if it did: for the record of what passes. The coordinator
+    /// believes only a name that the resource has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queried: Option<Fqdn>,
 }
 
 /// The coordinator's answer. `Granted` comes only after the gateway has acknowledged the grant.

@@ -145,6 +145,9 @@ pub struct InstallGrant {
     pub filter: Filter,
     /// How long it holds, from now, unless renewed.
     pub lease: Duration,
+    /// The DNS name by which the client has asked for the resource, if the coordinator knows: one that the resource has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queried: Option<Fqdn>,
 }
 
 /// From the node, in a session.

@@ -212,3 +212,33 @@ fn a_change_while_the_gateway_is_away_does_not_stand_for_its_acknowledgement() {
     shell.acknowledge(gateway);
     assert_eq!(shell.nodes[&laptop].held[&wiki].filter, tcp("8443"));
 }
+
+/// Invariant: what a client says of the name that it looked up goes on only if the resource has that name.
+#[test]
+fn the_gateway_hears_by_which_name_the_resource_was_asked_for_if_it_has_that_name() {
+    let Office { mut shell, laptop, gateway, wiki, .. } = office();
+    let mut installed_as = |name: Option<&str>| {
+        shell.ask_by(laptop, wiki, name).unwrap();
+        let told = shell.told_to(gateway);
+        let Some(CoordinatorMessage::InstallGrant(install)) = told.last() else { panic!("{told:?}") };
+        let queried = install.queried.as_ref().map(ToString::to_string);
+        shell.acknowledge(gateway);
+        shell.pass(LEASE / 3);
+        queried
+    };
+    assert_eq!(installed_as(None), None);
+    assert_eq!(installed_as(Some("secret.postern.internal")), None, "another name");
+    assert_eq!(installed_as(Some("wiki.postern.internal")).as_deref(), Some("wiki.postern.internal"));
+    assert_eq!(installed_as(Some("bob-was-here.example.com")).as_deref(), Some("wiki.postern.internal"), "as before");
+    assert_eq!(installed_as(None).as_deref(), Some("wiki.postern.internal"), "as before");
+}
+
+#[test]
+fn the_name_is_forgotten_with_its_grant() {
+    let Office { mut shell, laptop, gateway, wiki, .. } = office();
+    shell.ask_by(laptop, wiki, Some("wiki.postern.internal")).unwrap();
+    shell.acknowledge(gateway);
+    assert_eq!(shell.core.queried.len(), 1);
+    shell.wait(LEASE * 2);
+    assert!(shell.core.state().grants.is_empty() && shell.core.queried.is_empty());
+}

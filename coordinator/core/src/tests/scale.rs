@@ -217,7 +217,7 @@ fn a_change_costs_what_it_changes() {
         &Command::AddMember { group: "all".parse().unwrap(), user: "u7".parse().unwrap() },
     );
 
-    let resource = AccessRequest { resource: resource_id(3) };
+    let resource = AccessRequest { resource: resource_id(3), queried: None };
     let work = scale.step("access", |core, env| Ok(core.propose_access(device_id(0), &resource, env)));
     assert_eq!((work.catalogues, work.others), (0, 1));
     assert!(work.looks < 20, "{work:?}");

@@ -224,7 +224,17 @@ impl Shell {
 
     /// Asks, and goes on without waiting for the answer; `None` when the decision could not be recorded.
     pub(crate) fn ask(&mut self, device: DeviceId, resource: ResourceId) -> Option<AccessTicket> {
-        let request = AccessRequest { resource };
+        self.ask_by(device, resource, None)
+    }
+
+    /// The same, by a DNS name.
+    pub(crate) fn ask_by(
+        &mut self,
+        device: DeviceId,
+        resource: ResourceId,
+        name: Option<&str>,
+    ) -> Option<AccessTicket> {
+        let request = AccessRequest { resource, queried: name.map(|name| name.parse().unwrap()) };
         let Ok(ticket) = self
             .try_transact(|core, env| Ok::<_, std::convert::Infallible>(core.propose_access(device, &request, env)));
         if let Some(ticket) = ticket {

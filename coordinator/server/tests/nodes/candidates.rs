@@ -30,7 +30,8 @@ async fn a_restless_laptop_does_not_drown_its_gateway() {
     let mut gateway = session(&door).await;
     let connection = connect(server, Some(&laptop.credential)).await.unwrap();
     let mut laptop = session(&connection).await;
-    let mut asking = Stream::with(&connection, &Opening::AccessRequest(AccessRequest { resource })).await;
+    let mut asking =
+        Stream::with(&connection, &Opening::AccessRequest(AccessRequest { resource, queried: None })).await;
     let CoordinatorMessage::InstallGrant(install) = gateway.hear().await else { panic!("no grant to install") };
     gateway.say(&NodeMessage::GrantInstalled { grant: install.grant }).await;
     let reply: AccessReply = asking.hear().await;

@@ -67,7 +67,7 @@ impl Crowd {
     async fn reach(&mut self, connection: &Connection, device: DeviceId, resources: &[ResourceId]) {
         let mut asking = Vec::new();
         for resource in resources {
-            let request = Opening::AccessRequest(AccessRequest { resource: *resource });
+            let request = Opening::AccessRequest(AccessRequest { resource: *resource, queried: None });
             asking.push(Stream::with(connection, &request).await);
         }
         for _ in resources {

@@ -71,7 +71,7 @@ async fn a_stranger_may_enrol_and_nothing_else() {
     Stream::open(&connection).await.bytes(&[&17_408_u32.to_be_bytes()[..], &large].concat()).await;
     assert_eq!(close_code(&connection).await, close::PROTOCOL, "more than a stranger may say");
 
-    let access = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]) });
+    let access = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]), queried: None });
     for opening in [hello(), access] {
         let connection = connect(server, None).await.unwrap();
         let _stream = Stream::with(&connection, &opening).await;
@@ -135,7 +135,7 @@ async fn a_device_that_talks_nonsense_loses_its_connection_and_no_other() {
         stream.bytes(&bytes).await;
         assert_eq!(close_code(&connection).await, close::PROTOCOL, "in a session: {bytes:?}");
     }
-    let access = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]) });
+    let access = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]), queried: None });
     let connection = connect(server, Some(&rude.credential)).await.unwrap();
     let _stream = Stream::with(&connection, &access).await;
     assert_eq!(close_code(&connection).await, close::PROTOCOL, "access ahead of a session");
@@ -188,7 +188,8 @@ async fn what_the_catalogue_lacks_and_what_does_not_exist_are_answered_alike() {
     let secret: ResourceId = payroll["id"].as_str().unwrap().parse().unwrap();
     let mut answers = Vec::new();
     for resource in [secret, ResourceId::from_bytes([9; 16])] {
-        let mut stream = Stream::with(&connection, &Opening::AccessRequest(AccessRequest { resource })).await;
+        let mut stream =
+            Stream::with(&connection, &Opening::AccessRequest(AccessRequest { resource, queried: None })).await;
         answers.push(stream.hear::<AccessReply>().await);
     }
     assert_eq!(answers[0], AccessReply::Denied { reason: DenyReason::UnknownResource });

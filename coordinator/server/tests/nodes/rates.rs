@@ -22,7 +22,7 @@ async fn access_requests_beyond_the_limit_are_denied_and_the_same_denial_is_not_
     let device = enrolled(program.address(), &user_token(&program), 1).await;
     let connection = connect(program.address(), Some(&device.credential)).await.unwrap();
     let _session = session(&connection).await;
-    let request = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]) });
+    let request = Opening::AccessRequest(AccessRequest { resource: ResourceId::from_bytes([9; 16]), queried: None });
     let (mut decided, mut turned_away) = (0, 0);
     for _ in 0..20 {
         let mut streams = Vec::new();

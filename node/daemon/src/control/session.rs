@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use postern_dataplane::clock;
-use postern_model::{Candidate, Moment, ResourceId};
+use postern_model::{Candidate, Fqdn, Moment, ResourceId};
 use postern_wire::{
     AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
 };
@@ -53,10 +53,10 @@ impl Session {
     }
 
     /// Asks for access; `None` when the coordinator could not be asked.
-    pub async fn request_access(self, resource: ResourceId) -> Option<AccessReply> {
+    pub async fn request_access(self, resource: ResourceId, queried: Option<Fqdn>) -> Option<AccessReply> {
         let ask = async {
             let (mut send, receive) = self.connection.open_bi().await?;
-            let request = Opening::AccessRequest(AccessRequest { resource });
+            let request = Opening::AccessRequest(AccessRequest { resource, queried });
             stream::send(&mut send, &request, Limit::Node).await?;
             let _ = send.finish();
             stream::Reader::new(receive).next().await?.context("no answer")

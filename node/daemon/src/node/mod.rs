@@ -180,7 +180,7 @@ impl Node {
                     self.table = Some(Arc::clone(&table));
                     self.lane.publish(table);
                 }
-                EngineEvent::RequestAccess(resource) => self.request_access(resource),
+                EngineEvent::RequestAccess(resource, queried) => self.request_access(resource, queried),
                 EngineEvent::Send(message) => self.send(message),
                 EngineEvent::Replay(packets) => self.lane.replay(packets),
                 EngineEvent::Refuse(packets, reason) => self.lane.refuse(packets, reason),
@@ -223,13 +223,13 @@ impl Node {
         }
     }
 
-    fn request_access(&mut self, resource: ResourceId) {
+    fn request_access(&mut self, resource: ResourceId, queried: Option<Fqdn>) {
         let Some(session) = self.session.clone() else {
             return self.engine.handle_access_reply(resource, None, clock::now());
         };
         let done = self.done.clone();
         tokio::spawn(async move {
-            let reply = session.request_access(resource).await;
+            let reply = session.request_access(resource, queried).await;
             let _ = done.send(Done::Access(resource, reply)).await;
         });
     }

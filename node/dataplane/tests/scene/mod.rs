@@ -204,6 +204,7 @@ impl Pair {
             targets: vec![self.target],
             filter: filter(),
             expires: clock::now() + Duration::from_secs(3600),
+            queried: None,
         });
         table.carried.insert((client.v4.into(), resource().v4.into()), Arc::clone(&carried));
         table.carried.insert((client.v6.into(), resource().v6.into()), carried);

@@ -63,6 +63,7 @@ impl Engine {
         let Some(place) = &self.place else { return Lookup::Elsewhere };
         if let Some(entry) = self.names.get(name).and_then(|id| self.catalogue.get(id)) {
             let (id, addr) = (entry.id, entry.addr);
+            self.queried.insert(id, name.clone());
             self.handle_wanted(id, now);
             return Lookup::Resource(addr);
         }

@@ -47,9 +47,11 @@ impl Engine {
             self.hold(granted, now);
         }
         let before = std::mem::take(&mut self.carried);
-        for install in welcome.installed {
-            let is_inherited = !before.contains_key(&install.grant);
-            self.carry(install, is_inherited, now);
+        for mut install in welcome.installed {
+            let known = before.get(&install.grant);
+            // A coordinator that has started since does not know any more by which name its client came.
+            install.queried = install.queried.or_else(|| known.and_then(|carried| carried.install.queried.clone()));
+            self.carry(install, known.is_none(), now);
         }
         self.publish();
         self.acknowledge_resolved();
@@ -85,6 +87,7 @@ impl Engine {
                 .map(|name| (name, entry.id))
         });
         self.names = names.collect();
+        self.queried.retain(|id, name| self.names.get(name) == Some(id));
     }
 
     /// The session ended; grants go on to the end of their leases, open requests wait for the next session.
@@ -101,6 +104,7 @@ impl Engine {
         self.acknowledgements.clear();
         self.catalogue.clear();
         self.names.clear();
+        self.queried.clear();
         self.held.clear();
         self.carried.clear();
         self.refuse_all_waiting(DropReason::AccessDenied);
@@ -171,13 +175,15 @@ impl Engine {
         self.acknowledge(grant);
     }
 
-    fn carry(&mut self, install: InstallGrant, is_inherited: bool, now: Moment) {
+    fn carry(&mut self, mut install: InstallGrant, is_inherited: bool, now: Moment) {
         if let Target::Host(host) = &install.target
             && self.targets.want(host, now)
         {
             self.events.push_back(EngineEvent::Resolve(host.clone()));
         }
-        let unacknowledged = self.carried.get(&install.grant).map_or(0, |carried| carried.unacknowledged) + 1;
+        let known = self.carried.get(&install.grant);
+        let unacknowledged = known.map_or(0, |carried| carried.unacknowledged) + 1;
+        install.queried = install.queried.or_else(|| known.and_then(|carried| carried.install.queried.clone()));
         let expires = now + install.lease;
         self.carried.insert(install.grant, Carried { install, expires, is_inherited, unacknowledged });
     }

@@ -32,8 +32,9 @@ use crate::{DropReason, ForwardingTable, Generation};
 pub enum EngineEvent {
     /// Give the forwarder this table, then tell [`Engine::handle_applied`].
     Publish(Arc<ForwardingTable>),
-    /// Open an access request with the coordinator; answer with [`Engine::handle_access_reply`].
-    RequestAccess(ResourceId),
+    /// Open an access request with the coordinator, with the DNS name by which the resource was last looked up; answer
+    /// with [`Engine::handle_access_reply`].
+    RequestAccess(ResourceId, Option<Fqdn>),
     /// Send this in the session; drop it if there is none.
     Send(NodeMessage),
     /// Give the forwarder these packets again (`handle_packet`), after the tables published before.
@@ -109,6 +110,8 @@ pub struct Engine {
     connected: bool,
     catalogue: BTreeMap<ResourceId, CatalogueEntry>,
     names: HashMap<Fqdn, ResourceId>,
+    /// By which name a resource of the catalogue was last looked up, if by one.
+    queried: HashMap<ResourceId, Fqdn>,
     held: BTreeMap<ResourceId, Held>,
     carried: BTreeMap<GrantId, Carried>,
     targets: Targets,
@@ -133,6 +136,7 @@ impl Engine {
             connected: false,
             catalogue: BTreeMap::new(),
             names: HashMap::new(),
+            queried: HashMap::new(),
             held: BTreeMap::new(),
             carried: BTreeMap::new(),
             targets: Targets::default(),

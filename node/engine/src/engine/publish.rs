@@ -107,6 +107,7 @@ impl Engine {
                 targets: self.targets.addresses(&install.target),
                 filter: install.filter.clone(),
                 expires: carried.expires,
+                queried: install.queried.clone(),
             });
             for pair in both(install.client.addr).into_iter().zip(both(install.resource_addr)) {
                 table.carried.insert(pair, Arc::clone(&grant));

@@ -194,10 +194,11 @@ impl Engine {
         if !self.connected {
             return;
         }
+        let queried = self.queried.get(&resource).cloned();
         let request = self.requests.open.entry(resource).or_default();
         request.retry_at = None;
         if !std::mem::replace(&mut request.in_flight, true) {
-            self.events.push_back(EngineEvent::RequestAccess(resource));
+            self.events.push_back(EngineEvent::RequestAccess(resource, queried));
         }
     }
 

@@ -134,11 +134,14 @@ async fn devices_and_grants() {
     let resource = setting.coordinator.read(|core| core.state().resource_named(&wiki).unwrap().id).await;
     let coordinator = setting.coordinator.clone();
     let caller = move |connection| Caller { device: laptop, key: Sha256([1; 32]), connection };
-    let asked = coordinator.access(caller(1), AccessRequest { resource }).await;
+    let asked = coordinator.access(caller(1), AccessRequest { resource, queried: None }).await;
     assert_eq!(asked.unwrap_err(), Stale::Superseded, "not from the connection that has the session");
-    let asked = coordinator.access(Caller { key: Sha256([9; 32]), ..caller(2) }, AccessRequest { resource }).await;
+    let asked = coordinator
+        .access(Caller { key: Sha256([9; 32]), ..caller(2) }, AccessRequest { resource, queried: None })
+        .await;
     assert_eq!(asked.unwrap_err(), Stale::ShutOut, "not with another key");
-    let asking = tokio::spawn(async move { coordinator.access(caller(2), AccessRequest { resource }).await });
+    let asking =
+        tokio::spawn(async move { coordinator.access(caller(2), AccessRequest { resource, queried: None }).await });
     let grant = loop {
         if let Some(grant) = setting.find("/grants", "device", "laptop").await {
             break grant;
@@ -152,7 +155,7 @@ async fn devices_and_grants() {
     // By name or by id.
     assert_eq!(setting.act("POST", "/devices/laptop/revoke").await.is(200)["revoked"], true);
     assert!(matches!(asking.await.unwrap(), Ok(postern_wire::AccessReply::Denied { .. })));
-    let asked = setting.coordinator.access(caller(2), AccessRequest { resource }).await;
+    let asked = setting.coordinator.access(caller(2), AccessRequest { resource, queried: None }).await;
     assert_eq!(asked.unwrap_err(), Stale::ShutOut, "not once it is revoked");
     assert_eq!(setting.get("/grants").await.is(200), json!([]));
     setting.act("DELETE", &format!("/devices/{laptop}")).await.is(200);

@@ -4,6 +4,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, RecordType},
 };
+use postern_model::DenyReason;
 use postern_wire::CatalogueEntry;
 use proptest::prelude::*;
 
@@ -167,7 +168,7 @@ fn a_query_asks_for_access_ahead_of_the_first_packet() {
     let mut node = node();
     addresses(&mut node, "wiki.postern.internal.", RecordType::A);
     addresses(&mut node, "wiki.example.com.", RecordType::AAAA);
-    assert_eq!(node.events(), ["ask 0"]);
+    assert_eq!(node.events(), ["ask 0 as wiki.postern.internal"]);
     node.granted(granted(1, WIKI));
     addresses(&mut node, "wiki.postern.internal.", RecordType::A);
     assert_eq!(node.events(), ["table held 1"]);
@@ -270,4 +271,26 @@ proptest! {
         let verdict = node.engine.handle_dns_query(&bytes, node.now);
         prop_assert!(is_sound(&bytes, &verdict), "{verdict:?}");
     }
+}
+
+#[test]
+fn a_request_says_by_which_name_the_resource_was_looked_up_last() {
+    let mut node = node();
+    addresses(&mut node, "wiki.example.com.", RecordType::A);
+    assert_eq!(node.events(), ["ask 0 as wiki.example.com"]);
+    node.granted(granted(1, WIKI));
+    node.events();
+    addresses(&mut node, "wiki.postern.internal.", RecordType::A);
+    node.revoke(1);
+    node.events();
+    node.miss(WIKI, "one");
+    assert_eq!(node.events(), ["ask 0 as wiki.postern.internal"]);
+    // A name that is the resource's no more is not said any more; nor is one resource's said for another.
+    addresses(&mut node, "wiki.example.com.", RecordType::A);
+    node.message(catalogue(&[entry(WIKI)], &[]));
+    node.denied(WIKI, DenyReason::NoGateway);
+    node.miss(DB, "two");
+    node.miss(WIKI, "three");
+    let asked = node.events();
+    assert!(asked.ends_with(&["ask 1".to_owned(), "ask 0".to_owned()]), "{asked:?}");
 }

@@ -177,7 +177,8 @@ fn line(event: &EngineEvent) -> String {
             let carried = table.carried.values().map(|carried| number(*carried.grant.as_bytes())).collect();
             format!("table{}{}", list(" held", held), list(" carried", carried))
         }
-        EngineEvent::RequestAccess(resource) => format!("ask {}", of(*resource)),
+        EngineEvent::RequestAccess(resource, None) => format!("ask {}", of(*resource)),
+        EngineEvent::RequestAccess(resource, Some(name)) => format!("ask {} as {name}", of(*resource)),
         EngineEvent::Send(NodeMessage::GrantInstalled { grant }) => format!("installed {}", number(*grant.as_bytes())),
         EngineEvent::Send(NodeMessage::GrantRevoked { grant }) => format!("revoked {}", number(*grant.as_bytes())),
         EngineEvent::Send(other) => panic!("an engine does not send {other:?}"),

@@ -100,6 +100,7 @@ pub(super) fn install(number: u8, target: &str) -> InstallGrant {
         target: target.parse().unwrap(),
         filter: everything(),
         lease: LEASE,
+        queried: None,
     }
 }
 

@@ -135,6 +135,7 @@ impl World {
             targets: vec![target.parse().unwrap()],
             filter: filter(),
             expires: self.now + LEASE,
+            queried: None,
         }
     }
 
