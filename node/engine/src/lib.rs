@@ -26,5 +26,5 @@ mod forwarder;
 
 pub use counters::{Counters, DropReason};
 pub use engine::{DnsVerdict, Engine, EngineEvent, HeldStatus};
-pub use forwarder::{Forwarder, ForwarderSink, Miss, PeerStatus};
+pub use forwarder::{FlowChange, FlowNews, Forwarder, ForwarderSink, Miss, PeerStatus};
 pub use table::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};

@@ -9,7 +9,10 @@ use postern_model::{Moment, Protocol, PublicKey, ResourceId};
 use postern_packet::{Endpoints, Parsed, TcpSegment, Transport};
 use rustc_hash::FxHashMap;
 
-use super::tcp::{self, Connection, End};
+use super::{
+    activity::{Account, Activity},
+    tcp::{self, Connection, End},
+};
 use crate::{CarriedGrant, DropReason, HeldGrant};
 
 /// More flows than this are not followed, on either side.
@@ -103,6 +106,16 @@ impl State {
         }
     }
 
+    /// Whether both ends know that it is over, or one has reset it.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.is_over())
+    }
+
+    /// Whether both ends have finished, or one has given up.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.is_closed())
+    }
+
     fn idle_timeout(&self) -> Duration {
         match self {
             Self::Tcp(connection) => connection.idle_timeout(),
@@ -129,7 +142,8 @@ pub(super) struct GatewayFlow {
     pub(super) outside: Tuple,
     pub(super) grant: Arc<CarriedGrant>,
     pub(super) state: State,
-    seen: Moment,
+    pub(super) account: Account,
+    pub(super) seen: Moment,
 }
 
 impl ClientFlow {
@@ -257,6 +271,7 @@ impl GatewayFlows {
         inside: Tuple,
         grant: &Arc<CarriedGrant>,
         segment: Option<&TcpSegment>,
+        activity: &mut Activity,
         now: Moment,
     ) -> Result<&mut GatewayFlow, DropReason> {
         if !may_begin(segment) {
@@ -276,7 +291,8 @@ impl GatewayFlows {
         self.inside.insert(inside, slot);
         self.outside.insert(outside, slot);
         *self.per_client.entry(grant.peer).or_default() += 1;
-        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, seen: now };
+        let account = activity.open(&inside, grant, now);
+        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, account, seen: now };
         Ok(self.slots[slot].insert(flow))
     }
 
@@ -317,9 +333,15 @@ impl GatewayFlows {
         });
     }
 
-    /// Forgets flows that have been silent for too long.
-    pub(super) fn expire(&mut self, now: Moment) {
-        self.retain(|flow| now.since(flow.seen) < flow.state.idle_timeout());
+    /// Forgets flows that have been silent for too long, and gives them to `ended`.
+    pub(super) fn expire(&mut self, now: Moment, mut ended: impl FnMut(&GatewayFlow)) {
+        self.retain(|flow| {
+            let is_alive = now.since(flow.seen) < flow.state.idle_timeout();
+            if !is_alive {
+                ended(flow);
+            }
+            is_alive
+        });
     }
 
     fn retain(&mut self, mut keep: impl FnMut(&mut GatewayFlow) -> bool) {

@@ -48,13 +48,14 @@ impl Forwarder {
                     DropReason::ForeignSource => Refusal::Silent(reason),
                     _ => Refusal::Answered(reason),
                 })?;
-            self.gateway.open(inside, grant, segment.as_ref(), now).map_err(Refusal::Answered)?
+            self.gateway.open(inside, grant, segment.as_ref(), &mut self.activity, now).map_err(Refusal::Answered)?
         };
-        flow.note(End::Opener, segment.as_ref(), now);
+        self.activity.note(flow, End::Opener, segment.as_ref(), now);
         // The answers are as long as this lets them be, and come through TUN before they are translated.
         let longer_by = if flow.outside.service.is_ipv6() && !parsed.is_v6() { FAMILY_DIFFERENCE } else { 0 };
         clamp_mss(packet, parsed, self.mtu.saturating_sub(longer_by));
         let rewritten = rewrite(packet, parsed, &flow.outside.to_service(), &mut self.scratch).map_err(untranslated)?;
+        flow.account.up += parsed.len as u64;
         self.counters.in_packets += 1;
         sink.send_packet(rewritten);
         Ok(())
@@ -78,6 +79,7 @@ impl Forwarder {
         let outer = (flow.outside.client, flow.outside.service);
         let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.outside.to_opener(), &mut self.scratch)
             .map_err(untranslated)?;
+        flow.account.up += parsed.len as u64;
         self.counters.in_packets += 1;
         sink.send_packet(rewritten);
         Ok(())
@@ -102,9 +104,10 @@ impl Forwarder {
         if parsed.len > usize::from(mtu) {
             return Err(Refusal::TooBig(mtu));
         }
-        flow.note(End::Resource, parsed.tcp(packet).as_ref(), now);
+        self.activity.note(flow, End::Resource, parsed.tcp(packet).as_ref(), now);
         clamp_mss(packet, parsed, mtu);
         let rewritten = rewrite(packet, parsed, &flow.inside.to_opener(), &mut self.scratch).map_err(untranslated)?;
+        flow.account.down += rewritten.len() as u64;
         self.peers.send(&flow.grant.peer, rewritten, sink, &mut self.counters, now);
         Ok(())
     }
@@ -128,6 +131,7 @@ impl Forwarder {
         let outer = (flow.inside.service, flow.inside.client);
         let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.inside.to_service(), &mut self.scratch)
             .map_err(untranslated)?;
+        flow.account.down += rewritten.len() as u64;
         self.peers.send(&flow.grant.peer, rewritten, sink, &mut self.counters, now);
         Ok(())
     }

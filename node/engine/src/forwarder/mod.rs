@@ -12,6 +12,7 @@
 //!
 //! - `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered; `tcp`: what is followed of a connection
+//! - `activity`: what is to be told of clients' flows
 //! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
 //! - `answer`: refusals, so that nobody waits for a packet that was dropped
@@ -19,6 +20,7 @@
 //! The flow tables hold only what the table in force allows at this moment: every entry point calls `settle` first. That
 //! makes a flow's look-up its whole decision, and revocation as fast as the next packet.
 
+mod activity;
 mod answer;
 mod calls;
 mod client;
@@ -33,12 +35,14 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use postern_model::{Moment, PublicKey, ResourceId};
+use postern_model::{GrantId, Moment, PublicKey, ResourceId, activity::FlowEnd};
 use postern_packet::{ParseError, Parsed, parse};
 use postern_wireguard::{PrivateKey, TunnelStats};
 use rustc_hash::FxHashSet;
 
+pub use self::activity::{FlowChange, FlowNews};
 use self::{
+    activity::Activity,
     answer::{Answers, Refusal},
     flows::{ClientFlows, GatewayFlows},
     peers::Peers,
@@ -94,6 +98,7 @@ pub struct Forwarder {
     peers: Peers,
     client: ClientFlows,
     gateway: GatewayFlows,
+    activity: Activity,
     answers: Answers,
     counters: Counters,
     mtu: u16,
@@ -114,6 +119,7 @@ impl Forwarder {
             peers: Peers::new(private, now),
             client: ClientFlows::default(),
             gateway: GatewayFlows::default(),
+            activity: Activity::default(),
             answers: Answers::new(now),
             counters: Counters::default(),
             mtu: DEFAULT_MTU,
@@ -150,6 +156,32 @@ impl Forwarder {
         resources.sort_unstable();
         resources.dedup();
         resources
+    }
+
+    /// The next thing that happened to a client's flow through this gateway, in order.
+    pub fn poll_flow_news(&mut self) -> Option<FlowNews> {
+        self.activity.poll()
+    }
+
+    /// Whether there is some.
+    pub fn has_flow_news(&self) -> bool {
+        !self.activity.is_empty()
+    }
+
+    /// How much of that was given up so far because it was not taken in time.
+    pub fn flow_news_lost(&self) -> u64 {
+        self.activity.lost()
+    }
+
+    /// How many clients' flows were cut since the last call, by the grant under which they were, in no order. To be asked
+    /// after [`handle_table`](Self::handle_table), for [`Engine::handle_applied`](crate::Engine::handle_applied).
+    pub fn take_cut(&mut self) -> Vec<(GrantId, u64)> {
+        self.activity.take_cut()
+    }
+
+    /// The node stops: flows that end from now on because the table says so end for that reason.
+    pub fn handle_stopping(&mut self) {
+        self.activity.end_of_unallowed = FlowEnd::Stopped;
     }
 
     /// For showing.
@@ -222,9 +254,12 @@ impl Forwarder {
     /// Timers: handshakes, keepalives, idle flows, leases that ran out.
     pub fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, now: Moment) {
         self.settle(sink, now);
+        self.activity.settle(&mut self.gateway, now);
         if self.next_idle_sweep <= now {
             self.client.expire(now);
-            self.gateway.expire(now);
+            self.gateway.expire(now, |flow| {
+                self.activity.close(flow, FlowEnd::Idle, now);
+            });
             // Without any flow left, a peer's own timer for this comes here before it is followed.
             let in_use: FxHashSet<_> = self.client.peers().collect();
             self.peers.keep_awake(KEEPALIVE, |key| in_use.contains(key));
@@ -237,7 +272,7 @@ impl Forwarder {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let idle = !(self.client.is_empty() && self.gateway.is_empty());
         let idle = idle.then_some(self.next_idle_sweep);
-        [idle, self.next_lease_end, self.peers.poll_timeout()].into_iter().flatten().min()
+        [idle, self.next_lease_end, self.activity.poll_timeout(), self.peers.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Parses, or counts why not.

@@ -28,7 +28,7 @@ impl Forwarder {
 
     /// Resets and forgets every flow that `table` does not allow at `now`.
     pub(super) fn sweep(&mut self, table: &ForwardingTable, sink: &mut impl ForwarderSink, now: Moment) {
-        let Self { client, gateway, peers, counters, scratch, .. } = self;
+        let Self { client, gateway, activity, peers, counters, scratch, .. } = self;
         let mut any = false;
         client.sweep(
             |tuple, flow| still_held(table, tuple, flow, now),
@@ -45,6 +45,7 @@ impl Forwarder {
             |flow| still_carried(table, flow, now),
             |flow| {
                 any = true;
+                activity.cut(flow, now);
                 let State::Tcp(connection) = &flow.state else { return };
                 for reset in connection.resets_to(End::Resource) {
                     answer::reset(&flow.outside.to_service(), reset.seq, Some(reset.ack), scratch);

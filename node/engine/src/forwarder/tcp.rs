@@ -72,7 +72,7 @@ pub(super) struct ResetNumbers {
 impl Connection {
     /// A segment passed.
     pub(super) fn note(&mut self, from: End, segment: &TcpSegment) {
-        if from == End::Opener && opens(segment) && self.is_closed() {
+        if self.is_restarted_by(from, segment) {
             // The same ports again, for a new connection.
             *self = Self::default();
         }
@@ -92,6 +92,11 @@ impl Connection {
         }
     }
 
+    /// Whether a segment uses the ports of this connection, which is closed, for a new one.
+    pub(super) fn is_restarted_by(&self, from: End, segment: &TcpSegment) -> bool {
+        from == End::Opener && opens(segment) && self.is_closed()
+    }
+
     /// How long it may be silent from now.
     pub(super) fn idle_timeout(&self) -> Duration {
         if self.is_closed() {
@@ -106,6 +111,12 @@ impl Connection {
     /// Whether both ends have finished, or one has given up.
     pub(super) fn is_closed(&self) -> bool {
         self.reset || (self.opener.fin && self.resource.fin)
+    }
+
+    /// Whether both ends have finished and each knows it of the other, or one has given up.
+    pub(super) fn is_over(&self) -> bool {
+        let is_heard = |sent: &Sent, other: &Sent| sent.fin && sent.next.is_some() && sent.next == other.acked;
+        self.reset || (is_heard(&self.opener, &self.resource) && is_heard(&self.resource, &self.opener))
     }
 
     /// The resets, as if from the other end, that make `end` give up: it takes the one whose sequence number is what it
@@ -216,6 +227,22 @@ mod tests {
         assert_eq!(connection.idle_timeout(), CLOSED_LINGER);
         connection.note(End::Opener, &syn(5000));
         assert_eq!(connection.idle_timeout(), TRANSITORY_TIMEOUT, "the ports are used again");
+    }
+
+    #[test]
+    fn a_connection_is_over_once_both_ends_know_it() {
+        let mut connection = established();
+        connection.note(End::Resource, &with_fin(ack(901, 101, 10)));
+        connection.note(End::Opener, &with_fin(ack(101, 912, 0)));
+        assert!(connection.is_closed() && !connection.is_over(), "the opener's end is not acknowledged");
+        connection.note(End::Resource, &ack(912, 102, 0));
+        assert!(connection.is_over());
+        let mut reset = ack(101, 901, 0);
+        reset.flags.rst = true;
+        let mut connection = established();
+        connection.note(End::Opener, &reset);
+        assert!(connection.is_over() && connection.is_restarted_by(End::Opener, &syn(7)));
+        assert!(!connection.is_restarted_by(End::Resource, &syn(7)));
     }
 
     #[test]

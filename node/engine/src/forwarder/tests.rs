@@ -2,8 +2,10 @@
 //!
 //! - `world`: the network and its tables; `packets`: packets made, and what is seen of them
 //! - `passing`: what must pass; `refusals`: what must not, each with its reason; `revocation`: what ends
+//! - `activity`: what is told of flows
 //! - `sessions`: restarts on either side, and silence
 
+mod activity;
 mod packets;
 mod passing;
 mod refusals;
