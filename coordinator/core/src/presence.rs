@@ -183,7 +183,7 @@ impl Core {
             return;
         }
         match message {
-            NodeMessage::GrantInstalled { grant } => self.handle_installed(device, grant, now),
+            NodeMessage::GrantInstalled { grant, .. } => self.handle_installed(device, grant, now),
             NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
             NodeMessage::GrantRevoked { .. }
             | NodeMessage::Posture { .. }

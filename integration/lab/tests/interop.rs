@@ -106,7 +106,7 @@ impl Ours {
         let lane = spawn(config, move |event| drop(sender.send(event)))?;
         let generation = table.generation;
         lane.publish(Arc::new(table));
-        ensure!(events.recv_timeout(PATIENCE)? == LaneEvent::Applied(generation));
+        ensure!(events.recv_timeout(PATIENCE)? == LaneEvent::Applied { generation, cut: vec![] });
         Ok(Self { lane, port })
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use postern_engine::{DropReason, Engine, Forwarder, ForwarderSink, ForwardingTable, Generation, Miss};
-use postern_model::{Moment, ResourceId};
+use postern_model::{GrantId, Moment, ResourceId};
 
 use crate::{
     rogue::Rogue,
@@ -23,7 +23,7 @@ pub(crate) enum LaneCommand {
 #[derive(Debug)]
 pub(crate) enum LaneEvent {
     Miss(Miss),
-    Applied(Generation),
+    Applied(Generation, Vec<(GrantId, u64)>),
     Usage(Vec<ResourceId>),
 }
 

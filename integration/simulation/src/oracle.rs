@@ -156,7 +156,7 @@ impl Oracle {
 
     /// A node says something: after an acknowledged revocation nothing passes.
     pub(crate) fn said(&mut self, at: At, message: &NodeMessage, now: Duration) {
-        if let NodeMessage::GrantRevoked { grant } = message {
+        if let NodeMessage::GrantRevoked { grant, .. } = message {
             self.permits.acknowledged_end(at, *grant, now);
         }
     }

@@ -88,7 +88,8 @@ impl World {
             LaneCommand::Publish(table) => {
                 let generation = table.generation;
                 self.lane(at, None, |forwarder, out, now| forwarder.handle_table(table, out, now));
-                self.tell(at, LaneEvent::Applied(generation));
+                let cut = self.nodes[at].forwarder.take_cut();
+                self.tell(at, LaneEvent::Applied(generation, cut));
             }
             LaneCommand::Replay(packets) => {
                 for mut packet in packets {
@@ -118,7 +119,7 @@ impl World {
         let engine = &mut self.nodes[at].engine;
         match event {
             LaneEvent::Miss(miss) => engine.handle_miss(miss, now),
-            LaneEvent::Applied(generation) => engine.handle_applied(generation),
+            LaneEvent::Applied(generation, cut) => engine.handle_applied(generation, &cut),
             LaneEvent::Usage(in_use) => engine.handle_usage(&in_use, now),
         }
         self.pump(at);

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use postern_engine::{Counters, DropReason, Forwarder, ForwardingTable, Generation, Miss, PeerStatus};
-use postern_model::ResourceId;
+use postern_engine::{Counters, DropReason, FlowNews, Forwarder, ForwardingTable, Generation, Miss, PeerStatus};
+use postern_model::{GrantId, ResourceId};
 use postern_wireguard::PrivateKey;
 
 use crate::{
@@ -42,7 +42,15 @@ pub enum LaneEvent {
     /// A permitted packet for a resource without a grant.
     Miss(Miss),
     /// This table is in force, and the resets of flows that it ended are sent.
-    Applied(Generation),
+    Applied {
+        /// Which.
+        generation: Generation,
+        /// How many clients' flows through this gateway were cut since the last time, by grant.
+        cut: Vec<(GrantId, u64)>,
+    },
+    /// Something happened to clients' flows through this gateway: [`LaneHandle::take_flow_news`] has it. Not said again
+    /// before all of it is taken.
+    FlowNews,
     /// The lane has ended and says why. Its TUN device is gone.
     Failed(String),
 }
@@ -58,6 +66,22 @@ pub struct LaneStatus {
     pub generation: Option<Generation>,
     /// The resources with open flows of this machine's own.
     pub in_use: Vec<ResourceId>,
+}
+
+/// What happened to clients' flows through this gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowReport {
+    /// What, in order; at most [`FlowReport::MAX`] at once.
+    pub news: Vec<FlowNews>,
+    /// Whether there is more to take.
+    pub has_more: bool,
+    /// How much was given up so far because it was not taken in time.
+    pub lost: u64,
+}
+
+impl FlowReport {
+    /// The most that is taken at once.
+    pub const MAX: usize = 4096;
 }
 
 /// A running lane. It stops when this is dropped.
@@ -115,6 +139,18 @@ impl LaneHandle {
         let (answer, answered) = sync_channel(1);
         self.command(Command::Status(answer));
         answered.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Takes what happened to clients' flows, and waits until the lane has a moment; `None` when it has ended.
+    pub fn take_flow_news(&self) -> Option<FlowReport> {
+        let (answer, answered) = sync_channel(1);
+        self.command(Command::FlowNews(answer));
+        answered.recv().ok()
+    }
+
+    /// Says that the node stops: the tables from now on take grants away for no other reason.
+    pub fn announce_stop(&self) {
+        self.command(Command::AnnounceStop);
     }
 
     /// Ends the lane; its TUN device is gone when this returns. Nothing happens when it has ended already.

@@ -13,7 +13,7 @@ use postern_engine::{DropReason, Forwarder, ForwardingTable};
 use postern_wireguard::classify;
 
 use crate::{
-    LaneEvent, LaneStatus, clock,
+    FlowReport, LaneEvent, LaneStatus, clock,
     inbox::Inbox,
     outbox::Outbox,
     poll::{Poll, Ready},
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Replay(Vec<Vec<u8>>),
     Refuse(Vec<Vec<u8>>, DropReason),
     Status(SyncSender<LaneStatus>),
+    FlowNews(SyncSender<FlowReport>),
+    AnnounceStop,
     Stop,
 }
 
@@ -49,11 +51,13 @@ pub(crate) struct Lane<E> {
     pub(crate) commands: Receiver<Command>,
     inbox: Inbox,
     packet: Vec<u8>,
+    /// Whether it was told that there is news of flows.
+    has_told_news: bool,
 }
 
 impl<E: FnMut(LaneEvent)> Lane<E> {
     pub(crate) fn new(forwarder: Forwarder, outbox: Outbox<E>, poll: Poll, commands: Receiver<Command>) -> Self {
-        Self { forwarder, outbox, poll, commands, inbox: Inbox::new(), packet: vec![0; PACKET] }
+        Self { forwarder, outbox, poll, commands, inbox: Inbox::new(), packet: vec![0; PACKET], has_told_news: false }
     }
 
     /// Runs until told to stop, or until the device is gone.
@@ -93,6 +97,10 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
         for _ in 0..self.outbox.take_full() {
             self.forwarder.counters_mut().count(DropReason::SocketFull);
         }
+        if !self.has_told_news && self.forwarder.has_flow_news() {
+            self.has_told_news = true;
+            (self.outbox.events)(LaneEvent::FlowNews);
+        }
         match self.outbox.take_failure() {
             Some(error) => Err(self.explain(&error)),
             None => Ok(None),
@@ -112,6 +120,10 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
             if commands.is_empty() {
                 return is_over;
             }
+            if commands.iter().any(|command| matches!(command, Command::AnnounceStop)) {
+                // Ahead of the tables that it is about, which may move ahead of others.
+                self.forwarder.handle_stopping();
+            }
             for command in with_newest_table(commands) {
                 if self.carry_out(command) {
                     return true;
@@ -128,7 +140,8 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
                 self.forwarder.handle_table(table, &mut self.outbox, clock::now());
                 // Only now are the resets out.
                 self.outbox.flush();
-                (self.outbox.events)(LaneEvent::Applied(generation));
+                let cut = self.forwarder.take_cut();
+                (self.outbox.events)(LaneEvent::Applied { generation, cut });
             }
             Command::Replay(packets) => {
                 for mut packet in packets {
@@ -150,6 +163,14 @@ impl<E: FnMut(LaneEvent)> Lane<E> {
                     in_use: self.forwarder.resources_in_use(),
                 });
             }
+            Command::FlowNews(answer) => {
+                let news = std::iter::from_fn(|| self.forwarder.poll_flow_news()).take(FlowReport::MAX).collect();
+                let (has_more, lost) = (self.forwarder.has_flow_news(), self.forwarder.flow_news_lost());
+                self.has_told_news = has_more;
+                let _ = answer.try_send(FlowReport { news, has_more, lost });
+            }
+            // Done when it came.
+            Command::AnnounceStop => {}
             Command::Stop => return true,
         }
         false
@@ -235,6 +256,8 @@ mod tests {
             Command::Replay(_) => "replay".to_owned(),
             Command::Refuse(..) => "refuse".to_owned(),
             Command::Status(_) => "status".to_owned(),
+            Command::FlowNews(_) => "news".to_owned(),
+            Command::AnnounceStop => "announce".to_owned(),
             Command::Stop => "stop".to_owned(),
         };
         commands.into_iter().map(name).collect()

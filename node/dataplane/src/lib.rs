@@ -24,6 +24,6 @@ mod poll;
 mod sockets;
 mod tun;
 
-pub use handle::{LaneConfig, LaneEvent, LaneHandle, LaneStatus, spawn};
+pub use handle::{FlowReport, LaneConfig, LaneEvent, LaneHandle, LaneStatus, spawn};
 pub use sockets::Sockets;
 pub use tun::Tun;

@@ -158,11 +158,17 @@ pub enum NodeMessage {
     GrantInstalled {
         /// Which.
         grant: GrantId,
+        /// How many open flows were cut because it now lets less through than before.
+        #[serde(default)]
+        cut: u64,
     },
     /// A revoked grant no longer lets a packet through, and its open connections were reset.
     GrantRevoked {
         /// Which.
         grant: GrantId,
+        /// How many open flows were cut with it.
+        #[serde(default)]
+        cut: u64,
     },
     /// The node may now be reached elsewhere.
     Candidates {

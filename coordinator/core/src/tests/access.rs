@@ -107,7 +107,7 @@ fn a_late_acknowledgement_is_too_late() {
     shell.ask(laptop, wiki);
     let grant = shell.nodes[&gateway].to_acknowledge[0].0;
     shell.wait(ACK_TIMEOUT);
-    shell.message(gateway, NodeMessage::GrantInstalled { grant });
+    shell.message(gateway, NodeMessage::GrantInstalled { grant, cut: 0 });
     assert!(shell.nodes[&laptop].held.is_empty());
 }
 
@@ -116,7 +116,7 @@ fn only_the_gateway_itself_can_acknowledge() {
     let Office { mut shell, laptop, gateway, wiki, .. } = office();
     let ticket = shell.ask(laptop, wiki).unwrap();
     let grant = shell.nodes[&gateway].to_acknowledge[0].0;
-    shell.message(laptop, NodeMessage::GrantInstalled { grant });
+    shell.message(laptop, NodeMessage::GrantInstalled { grant, cut: 0 });
     assert!(!shell.answers.contains_key(&ticket));
     shell.acknowledge(gateway);
     assert!(shell.answers.contains_key(&ticket));

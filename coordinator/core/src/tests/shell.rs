@@ -214,7 +214,7 @@ impl Shell {
         let node = self.nodes.get_mut(&gateway)?;
         let (grant, filter) = node.to_acknowledge.pop_front()?;
         node.in_force.insert(grant, filter);
-        self.message(gateway, NodeMessage::GrantInstalled { grant });
+        self.message(gateway, NodeMessage::GrantInstalled { grant, cut: 0 });
         Some(grant)
     }
 

@@ -33,7 +33,7 @@ async fn a_restless_laptop_does_not_drown_its_gateway() {
     let mut asking =
         Stream::with(&connection, &Opening::AccessRequest(AccessRequest { resource, queried: None })).await;
     let CoordinatorMessage::InstallGrant(install) = gateway.hear().await else { panic!("no grant to install") };
-    gateway.say(&NodeMessage::GrantInstalled { grant: install.grant }).await;
+    gateway.say(&NodeMessage::GrantInstalled { grant: install.grant, cut: 0 }).await;
     let reply: AccessReply = asking.hear().await;
     assert!(matches!(reply, AccessReply::Granted(_)), "{reply:?}");
 

@@ -73,7 +73,7 @@ impl Crowd {
         for _ in resources {
             let CoordinatorMessage::InstallGrant(install) = self.gateway.hear().await else { panic!("no grant") };
             self.grants.insert(install.grant, device);
-            self.gateway.say(&NodeMessage::GrantInstalled { grant: install.grant }).await;
+            self.gateway.say(&NodeMessage::GrantInstalled { grant: install.grant, cut: 0 }).await;
         }
         for mut asked in asking {
             let reply: AccessReply = asked.hear().await;

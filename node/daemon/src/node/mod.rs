@@ -302,7 +302,8 @@ impl Node {
                 self.misses.fetch_sub(1, Ordering::Relaxed);
                 self.engine.handle_miss(miss, clock::now());
             }
-            LaneEvent::Applied(generation) => self.engine.handle_applied(generation),
+            LaneEvent::Applied { generation, cut } => self.engine.handle_applied(generation, &cut),
+            LaneEvent::FlowNews => {}
             LaneEvent::Failed(why) => {
                 tracing::error!(why, "no packet passes any more");
                 self.fail(format!("no packet passes any more: {why}; run 'postern down' and 'postern up'"));

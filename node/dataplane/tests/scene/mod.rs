@@ -83,7 +83,9 @@ impl Node {
     pub(crate) fn apply(&self, table: ForwardingTable) {
         let generation = table.generation;
         self.lane.publish(Arc::new(table));
-        self.wait("the table is in force", |event| (event == LaneEvent::Applied(generation)).then_some(()));
+        self.wait("the table is in force", |event| {
+            matches!(event, LaneEvent::Applied { generation: applied, .. } if applied == generation).then_some(())
+        });
     }
 
     /// Waits for a miss.

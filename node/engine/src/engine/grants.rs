@@ -1,11 +1,11 @@
 //! Grants held and carried: the coordinator's messages, leases, acknowledgements.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use postern_model::{DenyReason, Fqdn, GrantId, Moment, ResourceId, Target};
 use postern_wire::{AccessReply, CatalogueEntry, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
 
-use super::{Carried, Engine, EngineEvent, Held, Place};
+use super::{Acknowledged, Carried, Engine, EngineEvent, Held, Place};
 use crate::{DropReason, Generation};
 
 /// A renewal that was not needed, or not decided, is looked at again after this share of what is left of the lease.
@@ -205,7 +205,7 @@ impl Engine {
         };
         if is_ready {
             for _ in 0..std::mem::take(&mut carried.unacknowledged) {
-                self.acknowledgements.push_back((self.generation, NodeMessage::GrantInstalled { grant }));
+                self.acknowledgements.push_back((self.generation, Acknowledged::Installed(grant)));
             }
         }
     }
@@ -219,13 +219,26 @@ impl Engine {
         self.carried.remove(&grant);
         self.requests.note_revoked(grant, reason);
         self.publish();
-        self.acknowledgements.push_back((self.generation, NodeMessage::GrantRevoked { grant }));
+        self.acknowledgements.push_back((self.generation, Acknowledged::Revoked(grant)));
     }
 
-    /// The forwarder has this table in force.
-    pub fn handle_applied(&mut self, generation: Generation) {
-        while let Some((_, message)) = self.acknowledgements.pop_front_if(|(needs, _)| *needs <= generation) {
-            self.events.push_back(EngineEvent::Send(message));
+    /// The forwarder has this table in force, and has cut so many flows through this gateway since it said so last, by the
+    /// grant under which they were.
+    pub fn handle_applied(&mut self, generation: Generation, cut: &[(GrantId, u64)]) {
+        for (grant, flows) in cut {
+            *self.cut.entry(*grant).or_default() += flows;
+        }
+        while let Some((_, what)) = self.acknowledgements.pop_front_if(|(needs, _)| *needs <= generation) {
+            let mut cut = |grant| self.cut.remove(&grant).unwrap_or_default();
+            self.events.push_back(EngineEvent::Send(match what {
+                Acknowledged::Installed(grant) => NodeMessage::GrantInstalled { grant, cut: cut(grant) },
+                Acknowledged::Revoked(grant) => NodeMessage::GrantRevoked { grant, cut: cut(grant) },
+            }));
+        }
+        if !self.cut.is_empty() {
+            // Of what is gone and waits for no acknowledgement, such as at the end of a lease, nobody will ask.
+            let waiting: HashSet<_> = self.acknowledgements.iter().map(|(_, what)| what.grant()).collect();
+            self.cut.retain(|grant, _| waiting.contains(grant) || self.carried.contains_key(grant));
         }
     }
 

@@ -102,6 +102,21 @@ struct Carried {
     unacknowledged: u32,
 }
 
+/// What is acknowledged of a grant.
+#[derive(Debug, Clone, Copy)]
+enum Acknowledged {
+    Installed(GrantId),
+    Revoked(GrantId),
+}
+
+impl Acknowledged {
+    fn grant(self) -> GrantId {
+        match self {
+            Self::Installed(grant) | Self::Revoked(grant) => grant,
+        }
+    }
+}
+
 /// The control half of a node. See the crate's documentation.
 #[derive(Debug)]
 pub struct Engine {
@@ -118,7 +133,9 @@ pub struct Engine {
     requests: Requests,
     generation: Generation,
     /// What is to be said once a generation is in force.
-    acknowledgements: VecDeque<(Generation, NodeMessage)>,
+    acknowledgements: VecDeque<(Generation, Acknowledged)>,
+    /// How many flows were cut under grants, to be said with their next acknowledgement.
+    cut: HashMap<GrantId, u64>,
     events: Events,
 }
 
@@ -143,6 +160,7 @@ impl Engine {
             requests: Requests::default(),
             generation: Generation::default(),
             acknowledgements: VecDeque::new(),
+            cut: HashMap::new(),
             events: Events::default(),
         }
     }

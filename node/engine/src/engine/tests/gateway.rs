@@ -5,7 +5,7 @@ use postern_wire::{InstallGrant, NodeMessage, Welcome};
 
 use super::{
     node::Node,
-    setting::{LEASE, MAIL, WIKI, client, granted, install, ranges, resource_addr, secs, welcome},
+    setting::{DB, LEASE, MAIL, WIKI, client, grant, granted, install, ranges, resource_addr, secs, welcome},
 };
 use crate::{EngineEvent, Generation};
 
@@ -15,7 +15,7 @@ fn a_grant_is_acknowledged_once_its_table_is_in_force() {
     let before = node.generation();
     node.install(install(MAIL, "10.0.0.5"));
     assert_eq!(node.events(), ["table carried 2"]);
-    node.engine.handle_applied(before);
+    node.engine.handle_applied(before, &[]);
     assert!(node.events().is_empty(), "another table is in force");
     node.applied();
     assert_eq!(node.events(), ["installed 2"]);
@@ -32,7 +32,7 @@ fn a_later_table_acknowledges_the_earlier_ones_in_order() {
     assert_eq!(node.events(), ["table carried 0 2"]);
     node.revoke(2);
     assert_eq!(node.events(), ["table carried 0"]);
-    node.engine.handle_applied(Generation(node.generation().0 - 1));
+    node.engine.handle_applied(Generation(node.generation().0 - 1), &[]);
     assert_eq!(node.events(), ["installed 2", "installed 0"]);
     node.applied();
     assert_eq!(node.events(), ["revoked 2"]);
@@ -53,11 +53,11 @@ fn a_thousand_grants_at_once_make_one_table_and_a_thousand_acknowledgements() {
     let Some(EngineEvent::Publish(table)) = node.engine.poll_event() else { panic!("a table") };
     assert_eq!(table.carried.len(), 2000, "each in both families");
     assert!(node.engine.poll_event().is_none(), "and nothing else");
-    node.engine.handle_applied(table.generation);
+    node.engine.handle_applied(table.generation, &[]);
     let mut acknowledged = 0..1000;
     while let Some(EngineEvent::Send(message)) = node.engine.poll_event() {
         let grant = many(acknowledged.next().expect("not more than were installed")).grant;
-        assert_eq!(message, NodeMessage::GrantInstalled { grant });
+        assert_eq!(message, NodeMessage::GrantInstalled { grant, cut: 0 });
     }
     assert!(acknowledged.is_empty());
 }
@@ -175,7 +175,7 @@ fn a_revoked_grant_is_acknowledged_once_it_lets_nothing_through() {
     node.revoke(2);
     assert_eq!(node.events(), ["table carried 0"]);
     assert!(node.table().peers.contains_key(&client(0).wireguard), "the client has a grant left");
-    node.engine.handle_applied(Generation(node.generation().0 - 1));
+    node.engine.handle_applied(Generation(node.generation().0 - 1), &[]);
     assert!(node.events().is_empty());
     node.applied();
     assert_eq!(node.events(), ["revoked 2"]);
@@ -230,4 +230,45 @@ fn a_node_may_hold_and_carry_at_once() {
     assert_eq!(node.events(), ["table held 1 carried 2"]);
     node.revoke(1);
     assert_eq!(node.events(), ["denied 0: no_policy", "table carried 2"]);
+}
+
+#[test]
+fn an_acknowledgement_says_how_many_flows_were_cut() {
+    let mut node = Node::connected(&[]);
+    node.install(install(MAIL, "10.0.0.5"));
+    node.install(install(DB, "10.0.0.6"));
+    node.events();
+    node.applied();
+    node.events();
+    // Narrowed, and then revoked: each says its own.
+    node.install(install(MAIL, "10.0.0.5"));
+    node.events();
+    node.applied_and_cut(&[(MAIL, 3)]);
+    assert_eq!(node.events(), ["installed 2 cut 3"]);
+    node.revoke(MAIL);
+    node.revoke(DB);
+    node.events();
+    node.applied_and_cut(&[(MAIL, 2)]);
+    assert_eq!(node.events(), ["revoked 2 cut 2", "revoked 1"]);
+}
+
+#[test]
+fn what_was_cut_before_the_acknowledgement_is_due_is_said_with_it_and_else_forgotten() {
+    let mut node = Node::connected(&[]);
+    node.install(install(MAIL, "10.0.0.5"));
+    node.install(install(DB, "10.0.0.6"));
+    node.events();
+    node.applied();
+    node.events();
+    node.revoke(MAIL);
+    node.events();
+    // An older table is in force, while leases end by themselves.
+    node.engine.handle_applied(Generation(node.generation().0 - 1), &[(grant(MAIL), 1), (grant(DB), 4)]);
+    assert!(node.events().is_empty());
+    node.applied_and_cut(&[(MAIL, 1), (WIKI, 9)]);
+    assert_eq!(node.events(), ["revoked 2 cut 2"]);
+    node.install(install(WIKI, "10.0.0.7"));
+    node.events();
+    node.applied();
+    assert_eq!(node.events(), ["installed 0"], "nobody waited for what was cut of an earlier one");
 }

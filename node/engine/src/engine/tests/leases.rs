@@ -73,7 +73,7 @@ fn a_revoked_grant_is_acknowledged_once_it_lets_nothing_through() {
     node.applied();
     node.revoke(1);
     assert_eq!(node.events(), ["denied 0: no_policy", "table"]);
-    node.engine.handle_applied(crate::Generation(node.generation().0 - 1));
+    node.engine.handle_applied(crate::Generation(node.generation().0 - 1), &[]);
     assert!(node.events().is_empty(), "the old table is still in force");
     node.applied();
     assert_eq!(node.events(), ["revoked 1"]);

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use postern_model::{DenyReason, Moment, ResourceId};
+use postern_model::{DenyReason, GrantId, Moment, ResourceId};
 use postern_wire::{AccessReply, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
 
 use super::setting::{grant, resource, welcome};
@@ -90,7 +90,13 @@ impl Node {
 
     /// The forwarder has the last table in force.
     pub(super) fn applied(&mut self) {
-        self.engine.handle_applied(self.generation());
+        self.engine.handle_applied(self.generation(), &[]);
+    }
+
+    /// The same, and it cut flows for that, by grant.
+    pub(super) fn applied_and_cut(&mut self, cut: &[(u8, u64)]) {
+        let cut: Vec<_> = cut.iter().map(|(number, flows)| (grant(*number), *flows)).collect();
+        self.engine.handle_applied(self.generation(), &cut);
     }
 
     pub(super) fn generation(&self) -> Generation {
@@ -166,6 +172,14 @@ fn of(resource: ResourceId) -> u8 {
     number(*resource.as_bytes())
 }
 
+fn of_grant(grant: GrantId) -> u8 {
+    number(*grant.as_bytes())
+}
+
+fn cuts(flows: u64) -> String {
+    if flows == 0 { String::new() } else { format!(" cut {flows}") }
+}
+
 fn line(event: &EngineEvent) -> String {
     let text = |packets: &[Vec<u8>]| -> String {
         let names = packets.iter().map(|packet| String::from_utf8_lossy(packet));
@@ -179,8 +193,12 @@ fn line(event: &EngineEvent) -> String {
         }
         EngineEvent::RequestAccess(resource, None) => format!("ask {}", of(*resource)),
         EngineEvent::RequestAccess(resource, Some(name)) => format!("ask {} as {name}", of(*resource)),
-        EngineEvent::Send(NodeMessage::GrantInstalled { grant }) => format!("installed {}", number(*grant.as_bytes())),
-        EngineEvent::Send(NodeMessage::GrantRevoked { grant }) => format!("revoked {}", number(*grant.as_bytes())),
+        EngineEvent::Send(NodeMessage::GrantInstalled { grant, cut }) => {
+            format!("installed {}{}", of_grant(*grant), cuts(*cut))
+        }
+        EngineEvent::Send(NodeMessage::GrantRevoked { grant, cut }) => {
+            format!("revoked {}{}", of_grant(*grant), cuts(*cut))
+        }
         EngineEvent::Send(other) => panic!("an engine does not send {other:?}"),
         EngineEvent::Replay(packets) => format!("replay {}", text(packets)),
         EngineEvent::Refuse(packets, reason) => format!("refuse {}: {}", text(packets), reason.label()),

@@ -23,7 +23,7 @@ fn without_a_welcome_nothing_is_published() {
     node.message(CoordinatorMessage::Granted(Box::new(granted(1, WIKI))));
     node.granted(granted(1, WIKI));
     node.install(install(DB, "10.0.0.5"));
-    node.engine.handle_applied(crate::Generation(100));
+    node.engine.handle_applied(crate::Generation(100), &[]);
     node.revoke(1);
     assert!(!node.pass(secs(1000)).iter().any(|(_, line)| line.starts_with("table")));
     node.engine.handle_evicted();
