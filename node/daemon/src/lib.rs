@@ -2,11 +2,13 @@
 //!
 //! - [`cli`]: the command line; [`local`]: how it speaks to the daemon
 //! - [`daemon`]: the process; [`node`]: what runs in it while the node is up
+//! - [`activity`]: what a gateway records of the flows that it carries
 //! - [`control`]: the coordinator's client
 //! - [`os`]: routes, firewall, resolver, addresses; [`dns`]: the stub resolver; [`uapi`]: for `wg show`
 //! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock; `log_limit`: what repeats is not logged
 //!   without end
 
+pub mod activity;
 pub mod cli;
 pub mod clock;
 pub mod control;

@@ -12,6 +12,8 @@ use postern_statedir::OpenError;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::activity;
+
 const IDENTITY: &str = "identity.json";
 const ENROLLING: &str = "enrolling.json";
 const SETTINGS: &str = "settings.json";
@@ -127,12 +129,24 @@ impl StateDir {
         Ok(self.0.write(IDENTITY, &Zeroizing::new(serde_json::to_string(identity)?))?)
     }
 
-    /// Forgets the identity, and the keys of an enrolment that has not ended, overwriting them first.
+    /// Forgets the identity, and the keys of an enrolment that has not ended, overwriting them first; and what was
+    /// recorded of flows.
     ///
     /// # Errors
     /// When a file can't be removed.
     pub fn forget_identity(&self) -> Result<()> {
-        self.forget_enrolling().and(self.forget(IDENTITY))
+        self.forget_activity().and(self.forget_enrolling()).and(self.forget(IDENTITY))
+    }
+
+    /// What was recorded for a coordinator that this device does not belong to any more.
+    fn forget_activity(&self) -> Result<()> {
+        let dir = self.path().join(activity::DIR);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} can't be removed", dir.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The keys of an enrolment that has not ended, if there is one. A damaged file is none.
@@ -232,10 +246,13 @@ mod tests {
             wireguard_key: SecretBytes::new([3; 32]),
         };
         state.set_enrolling(&enrolling).unwrap();
+        let spool = dir.path().join(activity::DIR);
+        std::fs::create_dir(&spool).unwrap();
+        std::fs::write(spool.join("entries"), "[]").unwrap();
         assert_eq!(state.enrolling().unwrap().as_ref(), Some(&enrolling));
         assert!(!format!("{enrolling:?}").contains("hush"));
         state.forget_identity().unwrap();
         assert_eq!(state.enrolling().unwrap(), None);
-        assert!(!dir.path().join(ENROLLING).exists());
+        assert!(!dir.path().join(ENROLLING).exists() && !spool.exists());
     }
 }

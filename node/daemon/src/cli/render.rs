@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{Table, presets};
 use postern_model::{Filter, PublicKey};
 
-use crate::local::protocol::{DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply};
+use crate::local::protocol::{ActivityRow, DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply};
 
 pub(super) fn up(reply: &UpReply) -> String {
     let status = &reply.status;
@@ -68,6 +68,10 @@ pub(super) fn status(status: &Status) -> String {
     }
     if status.site.is_some() {
         line("Gateway", format!("carrying {}", counted(status.grants_carried, "grant")));
+    }
+    if let Some(activity) = status.activity.filter(|activity| activity.waiting + activity.dropped > 0) {
+        let ActivityRow { waiting, dropped } = activity;
+        line("Activity", format!("{waiting} records of flows not with the coordinator yet, {dropped} dropped"));
     }
     if let Some(coordinator) = &status.coordinator {
         line("Coordinator", coordinator.clone());

@@ -98,6 +98,18 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// The peers of its tunnels.
     pub peers: Vec<PeerRow>,
+    /// On a gateway: the records of the flows that it carries.
+    #[serde(default)]
+    pub activity: Option<ActivityRow>,
+}
+
+/// Records of flows, on their way to the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityRow {
+    /// How many the coordinator does not have yet.
+    pub waiting: u64,
+    /// How many were lost since the node came up: for want of room, or because they could not be written.
+    pub dropped: u64,
 }
 
 /// A peer.

@@ -97,6 +97,7 @@ impl NodeHandle {
             table: None,
             session: None,
             keeper: None,
+            recorder: None,
             welcome: None,
             problem: Some("not connected to the coordinator yet".into()),
             is_evicted: false,

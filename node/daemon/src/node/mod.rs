@@ -30,12 +30,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use postern_dataplane::{LaneEvent, LaneHandle, LaneStatus, clock};
 use postern_engine::{DnsVerdict, Engine, EngineEvent, ForwardingTable};
-use postern_model::{Fqdn, Moment, ResourceId};
+use postern_model::{DeviceId, Fqdn, Moment, ResourceId};
 use postern_wire::{AccessReply, CoordinatorMessage, Hello, NodeMessage, Welcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{handle::Command, machine::Machine};
 use crate::{
+    activity::{self, Recorder},
     control::session::{Session, SessionEvent, SessionKeeper},
     log_limit::LogLimit,
     os,
@@ -88,6 +89,8 @@ struct Node {
     table: Option<Arc<ForwardingTable>>,
     session: Option<Session>,
     keeper: Option<SessionKeeper>,
+    /// On a gateway, from the first welcome on.
+    recorder: Option<Recorder>,
     /// What the coordinator said of this device.
     welcome: Option<Welcome>,
     problem: Option<String>,
@@ -134,10 +137,14 @@ impl Node {
             }
             self.timers();
         };
+        self.lane.announce_stop();
         // Nothing passes any more, before anything else is taken down.
         self.engine.handle_evicted();
         self.pump();
         self.keeper = None;
+        if let Some(recorder) = self.recorder.take() {
+            let _ = tokio::task::spawn_blocking(move || recorder.finish()).await;
+        }
         self.machine.undo(&self.lane).await;
         // With it goes the claim to this machine: whoever asked may start a node at once.
         drop(self);
@@ -303,7 +310,11 @@ impl Node {
                 self.engine.handle_miss(miss, clock::now());
             }
             LaneEvent::Applied { generation, cut } => self.engine.handle_applied(generation, &cut),
-            LaneEvent::FlowNews => {}
+            LaneEvent::FlowNews => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.handle_news();
+                }
+            }
             LaneEvent::Failed(why) => {
                 tracing::error!(why, "no packet passes any more");
                 self.fail(format!("no packet passes any more: {why}; run 'postern down' and 'postern up'"));
@@ -329,7 +340,7 @@ impl Node {
             }
             SessionEvent::Message(message) => self.message(message).await,
             SessionEvent::Disconnected(why) => {
-                self.session = None;
+                self.end_session();
                 self.engine.handle_disconnected();
                 if let Some(unsaid) = self.log.disconnected.admit(clock::now()) {
                     tracing::warn!(why, unsaid, "not connected to the coordinator; trying again");
@@ -337,7 +348,7 @@ impl Node {
                 self.problem = Some(format!("not connected to the coordinator: {why}; trying again"));
             }
             SessionEvent::Evicted(eviction) => {
-                self.session = None;
+                self.end_session();
                 self.is_evicted = true;
                 self.engine.handle_evicted();
                 tracing::error!(why = %eviction, "the coordinator ended the session for good");
@@ -359,6 +370,9 @@ impl Node {
                 }
                 (self.problem, self.is_stuck) = (None, false);
                 self.renew_certificate_at = Some(clock::now() + welcome.renew_certificate_in);
+                if welcome.site.is_some() {
+                    self.record_activity(welcome.device);
+                }
                 self.welcome = Some(Welcome {
                     catalogue: Vec::new(),
                     granted: Vec::new(),
@@ -371,6 +385,11 @@ impl Node {
                     tracing::error!(error = format!("{error:#}"), "the fresh certificate can't be kept");
                 }
                 self.renew_certificate_at = Some(clock::now() + *renew_in);
+            }
+            CoordinatorMessage::ActivityRecorded { spool, up_to } => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.handle_recorded(*spool, *up_to);
+                }
             }
             CoordinatorMessage::Evicted { .. } => self.is_evicted = true,
             _ => {}
@@ -391,6 +410,27 @@ impl Node {
                     }
                 });
             }
+        }
+    }
+
+    /// This node is a gateway: it tells of the flows that it carries, in each session.
+    fn record_activity(&mut self, device: DeviceId) {
+        if self.recorder.is_none() {
+            let (dir, lane) = (self.state.path().join(activity::DIR), Arc::clone(&self.lane));
+            match Recorder::start(dir, device, activity::SPOOL_BYTES, move || lane.take_flow_news()) {
+                Ok(recorder) => self.recorder = Some(recorder),
+                Err(error) => tracing::error!(%error, "the flows through this gateway are not recorded"),
+            }
+        }
+        if let (Some(recorder), Some(session)) = (&self.recorder, self.session.clone()) {
+            recorder.set_session(Some(Box::new(move |message| session.send(message))));
+        }
+    }
+
+    fn end_session(&mut self) {
+        self.session = None;
+        if let Some(recorder) = &self.recorder {
+            recorder.set_session(None);
         }
     }
 

@@ -7,7 +7,7 @@ use postern_model::{Moment, PublicKey};
 
 use super::{Node, handle::Command, lane_status};
 use crate::{
-    local::protocol::{PeerRow, ResourceRow, Status, WhoisReply},
+    local::protocol::{ActivityRow, PeerRow, ResourceRow, Status, WhoisReply},
     uapi::{UapiPeer, UapiStatus},
 };
 
@@ -102,6 +102,10 @@ impl Node {
             in_packets: lane.counters.in_packets,
             drops: drops.collect::<BTreeMap<_, _>>(),
             peers: peers.collect(),
+            activity: self.recorder.as_ref().map(|recorder| ActivityRow {
+                waiting: recorder.counts().waiting(),
+                dropped: recorder.counts().dropped(),
+            }),
         }
     }
 
