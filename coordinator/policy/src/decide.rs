@@ -87,15 +87,16 @@ impl<'a> Case<'a> {
         let asking = self.asking(circumstances);
         let mut open = Filter::default();
         let mut by: Option<PolicyId> = None;
-        let mut is_spoken_for = false;
+        let (mut is_spoken_for, mut is_any_open) = (false, false);
         for policy in self.counted(circumstances.now, counting, Effect::Allow) {
             is_spoken_for = true;
-            // A condition that can't be told is not met.
-            if asking.meets(policy) != Ok(true) {
+            let ports = policy.ports_of(&self.resource.filter);
+            if ports.is_empty() {
                 continue;
             }
-            let ports = policy.ports_of(&self.resource.filter);
-            if !ports.is_empty() {
+            is_any_open = true;
+            // A condition that can't be told is not met.
+            if asking.meets(policy) == Ok(true) {
                 by.get_or_insert(policy.policy().id);
                 open = open.union(&ports);
             }
@@ -103,7 +104,7 @@ impl<'a> Case<'a> {
         if !is_spoken_for {
             return denied(DenyReason::NoPolicy);
         }
-        if self.resource.filter.is_empty() {
+        if !is_any_open {
             return denied(DenyReason::EmptyFilter);
         }
         let Some(by) = by else { return denied(DenyReason::ConditionNotMet) };
