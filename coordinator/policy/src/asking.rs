@@ -100,7 +100,9 @@ impl<'a> Asking<'a> {
             // 1 January 1970 was a Thursday.
             ("weekday", number((millis.div_euclid(DAY) + 3).rem_euclid(7) + 1)),
         ];
-        let source = self.circumstances.source.map(|ip| ("ip", RestrictedExpression::new_ip(ip.to_string())));
+        // Cedar does not read IPv4 addresses in IPv6 clothes.
+        let source = self.circumstances.source.map(|ip| ip.to_canonical().to_string());
+        let source = source.map(|ip| ("ip", RestrictedExpression::new_ip(ip)));
         let auth = [("age_hours", number(self.auth_age_hours())), ("strength", number(JOIN_TOKEN))];
         vec![
             ("posture", record(self.posture().into_iter().flat_map(posture_fields))),

@@ -110,6 +110,14 @@ impl CompiledPolicy {
     }
 }
 
+/// Whether a condition can be compiled.
+///
+/// # Errors
+/// With the reason, when it can't.
+pub(crate) fn check(condition: &Condition) -> Result<(), String> {
+    compile(condition).map(drop)
+}
+
 fn compile(condition: &Condition) -> Result<When, String> {
     let (policy, expr) = match condition {
         Condition::Short { text } => {
@@ -151,9 +159,18 @@ impl Seen {
     fn look(&mut self, json: &serde_json::Value) {
         match json {
             serde_json::Value::Object(object) => {
+                if let Some(access) = object.get(".") {
+                    if let Some((record, field)) = field_of_context(access) {
+                        return self.field(record, field);
+                    }
+                    if let Some(record) = record_of_context(access) {
+                        return self.record(record);
+                    }
+                }
                 for (key, value) in object {
                     match (key.as_str(), value.as_str()) {
-                        ("attr", Some(name)) => self.attribute(name),
+                        // All of it, to be compared.
+                        ("Var", Some("context")) => ["time", "auth", "posture"].iter().for_each(|it| self.record(it)),
                         ("Var", Some("principal" | "resource")) | ("__entity", _) => self.needs.entities = true,
                         _ => {}
                     }
@@ -173,15 +190,33 @@ impl Seen {
         }
     }
 
-    fn attribute(&mut self, name: &str) {
+    /// One field of a record of the context.
+    fn field(&mut self, record: &str, name: &str) {
+        match (record, name) {
+            ("time", "minute") => self.needs.minute = true,
+            ("time", _) => self.needs.hour = true,
+            ("auth", "strength") => {}
+            _ => self.record(record),
+        }
+    }
+
+    /// A whole record of the context, to be compared with another.
+    fn record(&mut self, name: &str) {
         match name {
-            "hour" | "weekday" => self.needs.hour = true,
-            "minute" => self.needs.minute = true,
-            "age_hours" => self.needs.auth_age = true,
+            "time" => (self.needs.hour, self.needs.minute) = (true, true),
+            "auth" => self.needs.auth_age = true,
             "posture" | "checks" => self.needs.posture = true,
-            // The whole record, to be compared with another.
-            "time" => self.needs.hour = true,
             _ => {}
         }
     }
+}
+
+/// `context.RECORD.FIELD`.
+fn field_of_context(access: &serde_json::Value) -> Option<(&str, &str)> {
+    Some((record_of_context(access["left"].get(".")?)?, access["attr"].as_str()?))
+}
+
+/// `context.RECORD`.
+fn record_of_context(access: &serde_json::Value) -> Option<&str> {
+    if access["left"]["Var"] == "context" { access["attr"].as_str() } else { None }
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`facts`](Facts): what is known of users, groups, devices and resources; [`Circumstances`]: of this moment
 //! - [`CompiledPolicy`], [`PolicySet`]: policies, compiled and indexed
-//! - `condition`: the short form; [`expert`]: Cedar as experts write it; [`until`]: ends
+//! - `condition`: the short form; [`expert`]: Cedar as experts write it (`nesting`: how deep); [`until`]: ends
 //! - [`decide`], [`Case`]: a decision, for how long it holds, and what shadow policies would make of it; `asking`: circumstances
 //!   as Cedar sees them
 //! - [`visible`], [`visible_in`]: what a device may know of
@@ -17,10 +17,13 @@ mod condition;
 mod decide;
 pub mod expert;
 mod facts;
+mod nesting;
 mod policy_set;
 #[cfg(test)]
 mod tests;
 pub mod until;
+
+use postern_model::Condition;
 
 pub use compiled::CompiledPolicy;
 pub use condition::ConditionError;
@@ -33,5 +36,7 @@ pub use policy_set::PolicySet;
 /// # Errors
 /// With the column and with what would be right.
 pub fn check_condition(text: &str) -> Result<(), ConditionError> {
-    condition::parse(text).map(drop)
+    condition::parse(text)?;
+    // What is stored must compile.
+    compiled::check(&Condition::Short { text: text.to_owned() }).map_err(|what| ConditionError { column: 1, what })
 }

@@ -14,8 +14,18 @@ pub(crate) fn expression(expr: &Expr) -> String {
 }
 
 fn joined(parts: &[Expr], with: &str) -> String {
-    let parts: Vec<_> = parts.iter().map(expression).collect();
-    format!("({})", parts.join(with))
+    balanced(&parts.iter().map(expression).collect::<Vec<_>>(), with)
+}
+
+/// In halves, and these in halves: Cedar goes into the depth by each part of a chain, and refuses to go too deep.
+fn balanced(parts: &[String], with: &str) -> String {
+    match parts {
+        [one] => one.clone(),
+        _ => {
+            let (first, second) = parts.split_at(parts.len() / 2);
+            format!("({}{with}{})", balanced(first, with), balanced(second, with))
+        }
+    }
 }
 
 /// The same of one test: whether it can be answered, and then the answer.
@@ -53,8 +63,9 @@ fn answer(what: &What, value: &str) -> String {
         What::Number(_, comparison, number) => format!("{value} {} {number}", comparison.symbol()),
         What::Range(_, from, to) if from < to => format!("{value} >= {from} && {value} < {to}"),
         What::Range(_, from, to) => format!("{value} >= {from} || {value} < {to}"),
-        What::OneOf(_, numbers) => any(numbers.iter().map(|number| format!("{value} == {number}"))),
-        What::Text(_, texts) => any(texts.iter().map(|text| format!("{value} == {}", quoted(text)))),
+        // Sets, which are as deep however long they are.
+        What::OneOf(_, numbers) => format!("{}.contains({value})", set(numbers.iter().map(i64::to_string))),
+        What::Text(_, texts) => format!("{}.contains({value})", set(texts.iter().map(|text| quoted(text)))),
         // Cedar's own pattern language: a star stands for anything.
         What::Like(_, pattern) => format!("{value} like {}", quoted(pattern)),
         What::Network(_, networks) => {
@@ -64,8 +75,12 @@ fn answer(what: &What, value: &str) -> String {
     }
 }
 
+fn set(values: impl Iterator<Item = String>) -> String {
+    format!("[{}]", values.collect::<Vec<_>>().join(", "))
+}
+
 fn any(parts: impl Iterator<Item = String>) -> String {
-    parts.collect::<Vec<_>>().join(" || ")
+    balanced(&parts.collect::<Vec<_>>(), " || ")
 }
 
 /// A string literal of Cedar.

@@ -161,6 +161,10 @@ impl std::str::FromStr for Atom {
     type Err = ();
     /// Reads what [`Display`](std::fmt::Display) writes: how an expert's Cedar names atoms.
     fn from_str(text: &str) -> Result<Self, ()> {
+        // In a path, signs of comparison are characters like others.
+        if text.starts_with("file:") {
+            return text.parse().map(Self::Check).map_err(|_| ());
+        }
         let comparisons = [
             Comparison::AtMost,
             Comparison::AtLeast,

@@ -294,5 +294,7 @@ fn is_network(text: &str) -> bool {
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let Ok(address) = address.parse::<std::net::IpAddr>() else { return false };
     let longest = if address.is_ipv4() { 32 } else { 128 };
-    prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest))
+    let is_length = |text: &str| text.parse::<u8>().is_ok_and(|length| length <= longest && length.to_string() == text);
+    // Cedar reads no IPv4 address within an IPv6 address, and sources are never written like that.
+    !(address.is_ipv6() && text.contains('.')) && address.to_canonical() == address && prefix.is_none_or(is_length)
 }
