@@ -19,7 +19,7 @@ use crate::{
 /// Milliseconds.
 pub(crate) const MINUTE: i64 = 60_000;
 pub(crate) const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
 /// How well a device has proved whose it is: with a join token, once.
 const JOIN_TOKEN: i64 = 1;

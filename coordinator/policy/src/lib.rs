@@ -10,13 +10,16 @@
 //! - [`decide`], [`Case`]: a decision, for how long it holds, and what shadow policies would make of it; `asking`: circumstances
 //!   as Cedar sees them
 //! - [`visible`], [`visible_in`]: what a device may know of
+//! - [`explain`]: why, and what would help (`hint`)
 
 mod asking;
 mod compiled;
 mod condition;
 mod decide;
 pub mod expert;
+mod explain;
 mod facts;
+mod hint;
 mod nesting;
 mod policy_set;
 #[cfg(test)]
@@ -28,6 +31,7 @@ use postern_model::Condition;
 pub use compiled::CompiledPolicy;
 pub use condition::ConditionError;
 pub use decide::{Case, Counting, decide, resources_of, visible, visible_in};
+pub use explain::{Answer, Answered, Asks, DeviceExplanation, Explained, Explanation, Outcome, explain};
 pub use facts::{Circumstances, Facts, Principals, principals, principals_of_user, scopes_of_resource};
 pub use policy_set::PolicySet;
 

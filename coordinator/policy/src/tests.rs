@@ -3,12 +3,13 @@
 //! - `world`: facts, made by hand or at random; `circumstances`: postures and moments at random
 //! - `conditions`: conditions of the short form at random, and what they mean, written directly from the rules
 //! - `examples`: decisions; `plain_cedar`: against Cedar over all policies at once; `holding`: how long, and what is visible
-//! - `experts`: policies in Cedar
+//! - `experts`: policies in Cedar; `explaining`: what is said of a decision
 
 pub(crate) mod circumstances;
 pub(crate) mod conditions;
 mod examples;
 mod experts;
+mod explaining;
 mod holding;
 mod plain_cedar;
 pub(crate) mod world;

@@ -22,8 +22,9 @@ pub(crate) mod version;
 
 use postern_model::Check;
 
-pub(crate) use attributes::{Attribute, Kind};
-pub(crate) use cedar::expression;
+pub(crate) use attributes::Attribute;
+use attributes::Kind;
+pub(crate) use cedar::{expression, test};
 pub(crate) use parse::parse;
 
 /// Why a condition was refused.
