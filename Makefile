@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 
 # One after the other, also with -j: what is tested has to be built, and built with what was installed.
 .NOTPARALLEL:
-.PHONY: all install demo test lint unit e2e deny deps docs clean
+.PHONY: all install demo bench test lint unit e2e deny deps docs clean
 
 all:
 	$(CARGO) build --release $(BINARIES)
@@ -20,6 +20,12 @@ install: all
 demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
 	$(TARGET)/release/postern-demo $(if $(KEEP),--keep)
+
+## Measures what is claimed to be quick; BENCH=policy or BENCH=revocation for one alone. The latter needs root.
+bench: deps
+	$(CARGO) build --release $(BINARIES) -p postern-bench
+	@set -e; for bench in $(or $(BENCH),policy revocation); do \
+		echo "== $$bench"; $(TARGET)/release/postern-bench $$bench; done
 
 ## Everything that has to hold.
 test: deps lint deny

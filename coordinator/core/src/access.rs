@@ -9,14 +9,20 @@ use std::time::Duration;
 use postern_model::{
     Decision, DenyReason, DeviceId, Filter, Fqdn, GrantId, Moment, PolicyId, ResourceId, Timestamp,
     audit::Actor,
-    change::{Batch, Change},
+    change::Change,
     grant::{Grant, GrantEnd},
     record::Owner,
 };
 use postern_policy::{Case, Circumstances, visible_in};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
-use crate::{AccessTicket, Core, Effect, Env, Proposal, denials::Denial, draft::Draft, psk, waiting::Waiting};
+use crate::{
+    AccessTicket, ChangeReport, Core, Effect, Env, Proposal,
+    denials::Denial,
+    draft::{Draft, Drafted},
+    psk,
+    waiting::Waiting,
+};
 
 /// More leases than this do not end, or are shortened, in one transaction.
 const GRANTS_PER_BATCH: usize = 1000;
@@ -75,7 +81,7 @@ impl Core {
         env: &mut Env<'_>,
     ) -> Proposal<AccessTicket> {
         let ticket = env.ticket();
-        let nothing = || Proposal::new(Batch { changes: Vec::new(), audit: Vec::new() }, ticket);
+        let nothing = || Proposal::new(Drafted::nothing(), ticket);
         if self.open_requests(device) >= self.config.requests_per_device {
             return nothing().then(FollowUp::Deny(ticket, DenyReason::TooManyRequests));
         }
@@ -192,6 +198,9 @@ impl Core {
         for (_, policy) in ended {
             draft.expire_policy(policy);
         }
+        for report in self.enforcement.due(env.moment) {
+            draft.note_report(report);
+        }
         let late = self.waiting.late(env.moment);
         let (known, new): (Vec<_>, Vec<_>) = late.partition(|(_, waiting)| waiting.before.is_some());
         for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(&id)) {
@@ -223,7 +232,8 @@ impl Core {
         let acknowledgement = self.waiting.next_deadline().map(|until| until.since(moment));
         let denials = self.denials.next_due().map(|due| due.since(moment));
         let policy = self.state.policy_ends().next().map(|(at, _)| now.until(at));
-        lease.into_iter().chain(policy).chain(set_back).chain(acknowledgement).chain(denials).min()
+        let report = self.enforcement.next_due(moment);
+        lease.into_iter().chain(policy).chain(report).chain(set_back).chain(acknowledgement).chain(denials).min()
     }
 
     /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
@@ -263,6 +273,7 @@ impl Core {
             },
             Some(FollowUp::GiveUp(grants, moment)) => {
                 self.denials.forget_due(moment);
+                self.enforcement.recorded(moment);
                 for id in grants {
                     let reason = DenyReason::GatewayUnreachable;
                     let deny = |ticket| Effect::Answer(ticket, AccessReply::Denied { reason });
@@ -279,12 +290,18 @@ impl Core {
     }
 
     /// A gateway has put a grant in force.
-    pub(crate) fn handle_installed(&mut self, gateway: DeviceId, id: GrantId, now: Timestamp) {
+    pub(crate) fn handle_installed(
+        &mut self,
+        gateway: DeviceId,
+        (id, cut): (GrantId, u64),
+        (now, moment): (Timestamp, Moment),
+    ) {
         let Some(grant) = self.state.grants.get(&id).filter(|grant| grant.gateway == gateway).cloned() else { return };
         // An acknowledgement of what was sent before the last version is none of that.
         if !self.sessions.get_mut(&gateway).is_some_and(|session| session.has_acknowledged(id)) {
             return;
         }
+        self.enforcement.acknowledged(gateway, id, cut, moment);
         let Some(waiting) = self.waiting.remove(id) else { return };
         for ticket in waiting.tickets {
             self.answer_ready(ticket, id, now);
@@ -376,6 +393,31 @@ impl Core {
 }
 
 impl Draft<'_> {
+    /// What a change has come to, for the audit log: proof that it was enforced, and how soon.
+    fn note_report(&mut self, report: &ChangeReport) {
+        let enforced = report.nodes.values().filter(|node| node.pending.is_empty()).count();
+        let nodes = format!("{enforced} of {}", report.nodes.len());
+        let millis =
+            |share| report.percentile(share).map_or_else(|| "-".to_owned(), |latency| latency.as_millis().to_string());
+        let (p50, p99) = (millis(0.5), millis(0.99));
+        let mut details: Vec<(&str, &dyn ToString)> = vec![
+            ("redecided", &report.redecided),
+            ("revoked", &report.ended),
+            ("narrowed", &report.changed),
+            ("cut", &report.cut),
+            ("enforced", &nodes),
+            ("p50_ms", &p50),
+            ("p99_ms", &p99),
+        ];
+        let missing = report.nodes.iter().filter(|(_, node)| !node.pending.is_empty());
+        let missing: Vec<_> = missing.map(|(id, _)| self.device_label(*id)).collect();
+        let missing = missing.join(",");
+        if !missing.is_empty() {
+            details.push(("missing", &missing));
+        }
+        self.note("change.enforced", format!("revision:{}", report.revision), &details);
+    }
+
     fn denial(&mut self, denial: &Denial, times: u64) {
         let labels = (self.device_label(denial.device), self.resource_label(denial.resource));
         let mut details: Vec<(&str, &dyn ToString)> = Vec::new();

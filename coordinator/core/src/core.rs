@@ -6,8 +6,8 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, SecretBytes, Timestamp,
-    audit::Actor,
+    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, Revision, SecretBytes, Timestamp,
+    audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
     record::World,
@@ -15,8 +15,16 @@ use postern_model::{
 use postern_wire::{CoordinatorMessage, Eviction, close};
 
 use crate::{
-    Command, Effect, Refusal, State, Touched, access::FollowUp, changes::Changes, commands, denials::Denials,
-    presence::Session, surroundings::Surroundings, waiting::WaitingGrants,
+    ChangeReport, Command, Effect, Refusal, State, Touched,
+    access::FollowUp,
+    changes::Changes,
+    commands,
+    denials::Denials,
+    draft::Drafted,
+    enforcement::{Effects, Enforcement},
+    presence::Session,
+    surroundings::Surroundings,
+    waiting::WaitingGrants,
 };
 
 /// What the core takes from outside for one call: the time, and random bytes for ids.
@@ -68,6 +76,7 @@ pub struct CoreConfig {
 pub struct Proposal<T> {
     /// For the store. May be empty (no changes, no audit): then there is nothing to commit.
     pub batch: Batch,
+    pub(crate) redecided: usize,
     /// For the caller, once it is committed.
     pub outcome: T,
     pub(crate) follow_up: Option<FollowUp>,
@@ -76,8 +85,14 @@ pub struct Proposal<T> {
 }
 
 impl<T> Proposal<T> {
-    pub(crate) fn new(batch: Batch, outcome: T) -> Self {
-        Self { batch, outcome, follow_up: None, queried: None }
+    pub(crate) fn new(drafted: Drafted, outcome: T) -> Self {
+        let Drafted { batch, redecided } = drafted;
+        Self { batch, redecided, outcome, follow_up: None, queried: None }
+    }
+
+    /// How many grants were decided anew for it.
+    pub fn redecided(&self) -> usize {
+        self.redecided
     }
 
     pub(crate) fn then(self, follow_up: FollowUp) -> Self {
@@ -100,6 +115,7 @@ pub struct Core {
     /// Grants that their gateway has not yet acknowledged as they are now.
     pub(crate) waiting: WaitingGrants,
     pub(crate) denials: Denials,
+    pub(crate) enforcement: Enforcement,
     /// By which DNS name the resource of a grant was last asked for, if by one; kept for as long as the grant, and not over
     /// a restart.
     pub(crate) queried: HashMap<GrantId, Fqdn>,
@@ -123,6 +139,7 @@ impl Core {
             candidates: HashMap::new(),
             waiting: WaitingGrants::default(),
             denials: Denials::default(),
+            enforcement: Enforcement::default(),
             queried: HashMap::new(),
             effects: VecDeque::new(),
         }
@@ -143,20 +160,22 @@ impl Core {
         command: &Command,
         env: &mut Env<'_>,
     ) -> Result<Proposal<Touched>, Refusal> {
-        let (batch, touched) = commands::draft(self, actor, command, env)?;
-        Ok(Proposal::new(batch, touched))
+        let (drafted, touched) = commands::draft(self, actor, command, env)?;
+        Ok(Proposal::new(drafted, touched))
     }
 
     /// Takes over what was committed. `now` and `moment` as in [`Env`].
     pub fn apply<T>(&mut self, proposal: Proposal<T>, now: Timestamp, moment: Moment) -> T {
-        let Proposal { batch, outcome, follow_up, queried } = proposal;
+        let Proposal { batch, redecided, outcome, follow_up, queried } = proposal;
         if batch.audit.is_empty() {
             self.follow(follow_up, now);
             return outcome;
         }
         // The gateway is told of it below.
         self.queried.extend(queried);
-        let changes = Changes::from(batch.changes);
+        let Batch { changes, audit } = batch;
+        let changes = Changes::from(changes);
+        let mut effects = Effects { redecided, ..Effects::default() };
         // What the changes are about, as it was before them.
         let news = self.catalogue_news(&changes);
         let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
@@ -169,6 +188,7 @@ impl Core {
                     if before
                         .is_none_or(|before| is_news(before, grant, follow_up.as_ref(), now.plus(self.config.lease)))
                     {
+                        effects.changed.extend(before.filter(|before| has_less(before, grant)).cloned());
                         changed.push((grant.id, before.cloned()));
                     }
                 }
@@ -179,6 +199,12 @@ impl Core {
             self.state.apply(change);
         }
         self.state.revision = self.state.revision.next();
+        effects.ended = ended
+            .iter()
+            .filter(|(_, end)| is_taken_away(*end, follow_up.as_ref()))
+            .map(|(grant, _)| grant.clone())
+            .collect();
+        self.begin_report(&audit, &effects, (now, moment));
         for (grant, end) in ended {
             self.tell_ended(&grant, end);
         }
@@ -196,6 +222,27 @@ impl Core {
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// Of what an admin changes there is a report, and of what takes something away.
+    fn begin_report(&mut self, audit: &[AuditEvent], effects: &Effects, (now, moment): (Timestamp, Moment)) {
+        let is_admin = |event: &AuditEvent| matches!(event.actor, Actor::AdminSocket | Actor::ApiKey(_));
+        if !audit.iter().any(is_admin) && effects.ended.is_empty() && effects.changed.is_empty() {
+            return;
+        }
+        let sessions = &self.sessions;
+        let made = (self.state.revision, now, moment);
+        self.enforcement.begin(made, audit, effects, |device| sessions.contains_key(&device));
+    }
+
+    /// What the change that made this revision has come to at the nodes; `None` when it took nothing away, or is too long ago.
+    pub fn change_report(&self, revision: Revision) -> Option<&ChangeReport> {
+        self.enforcement.report(revision)
+    }
+
+    /// The same of the latest changes, the latest one first.
+    pub fn change_reports(&self) -> impl Iterator<Item = &ChangeReport> {
+        self.enforcement.latest()
     }
 
     fn ending(&self, change: &Change) -> Option<(Grant, GrantEnd)> {
@@ -231,6 +278,20 @@ impl Core {
             self.close(device, close::UNAUTHORIZED);
             self.sessions.remove(&device);
         }
+    }
+}
+
+/// Whether a grant lets less through than before, or for less long.
+fn has_less(before: &Grant, after: &Grant) -> bool {
+    !before.filter.minus(&after.filter).is_empty() || after.expires_at < before.expires_at
+}
+
+/// Whether a grant ended because it was to end, and neither by itself nor because its device has asked for another.
+fn is_taken_away(end: GrantEnd, follow_up: Option<&FollowUp>) -> bool {
+    match end {
+        GrantEnd::Revoked(_) => true,
+        GrantEnd::Replaced => !matches!(follow_up, Some(FollowUp::Await(..))),
+        GrantEnd::Expired => false,
     }
 }
 

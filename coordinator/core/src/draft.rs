@@ -32,6 +32,21 @@ pub(crate) struct Draft<'a> {
     moved: Option<(DeviceId, Circumstances)>,
 }
 
+/// A finished draft.
+#[derive(Debug)]
+pub(crate) struct Drafted {
+    pub(crate) batch: Batch,
+    /// How many grants were decided anew.
+    pub(crate) redecided: usize,
+}
+
+impl Drafted {
+    /// Nothing to commit.
+    pub(crate) fn nothing() -> Self {
+        Self { batch: Batch { changes: Vec::new(), audit: Vec::new() }, redecided: 0 }
+    }
+}
+
 impl<'a> Draft<'a> {
     pub(crate) fn new(core: &'a Core, actor: Actor, now: Timestamp) -> Self {
         let (state, surroundings) = (&core.state, &core.surroundings);
@@ -76,7 +91,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Re-decides every grant that the changes can touch, and returns the batch.
-    pub(crate) fn finish(mut self) -> Batch {
+    pub(crate) fn finish(mut self) -> Drafted {
         let mut touched: BTreeSet<GrantId> =
             self.changes.iter().flat_map(|change| touched(self.state, change)).collect();
         if let Some((device, _)) = self.moved {
@@ -84,6 +99,7 @@ impl<'a> Draft<'a> {
         }
         let has_new_shadow =
             self.changes.iter().any(|change| matches!(change, Change::PutPolicy(policy) if policy.shadow));
+        let redecided = touched.len();
         for id in touched {
             let Some(grant) = self.state.grants.get(&id).filter(|_| !self.changes.is_ended(id)) else { continue };
             let after = After { state: self.state, changes: &self.changes };
@@ -114,7 +130,7 @@ impl<'a> Draft<'a> {
                 Redecision::Ends(end) => self.end_grant(grant, end),
             }
         }
-        Batch { changes: self.changes.into_list(), audit: self.audit }
+        Drafted { batch: Batch { changes: self.changes.into_list(), audit: self.audit }, redecided }
     }
 
     pub(crate) fn device_label(&self, id: DeviceId) -> String {

@@ -17,6 +17,7 @@
 //! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions; `changes`: the
 //!   state as it would be after it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
+//! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys
 
@@ -31,7 +32,9 @@ mod commands;
 mod core;
 mod denials;
 mod draft;
+mod enforcement;
 mod enrolment;
+mod inquiry;
 mod presence;
 mod psk;
 mod shadow;
@@ -43,5 +46,7 @@ mod waiting;
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
 pub use command::{Command, NewPolicy, Refusal, ResourceEdit, TokenOwner, Touched};
 pub use effect::Effect;
+pub use enforcement::{ChangeReport, NodeReport};
 pub use enrolment::{EnrolProof, Enrolment, Foreseen};
+pub use inquiry::Reach;
 pub use state::State;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DeviceId, Found, GrantId, Posture, Timestamp,
+    Candidate, DeviceId, Found, GrantId, Moment, Posture, Timestamp,
     audit::Actor,
     candidate::{CandidateKind, MAX_CANDIDATES},
     change::Change,
@@ -127,6 +127,7 @@ impl Core {
             unacknowledged: HashMap::new(),
         };
         self.sessions.insert(device, session);
+        self.enforcement.note_presence(device, false);
         self.surroundings.note(device, Surrounding { heard: now, source: from.ip().to_canonical() });
         self.greet(&record, renew_certificate_in, now);
         self.update_candidates(device, hello.candidates.clone(), now);
@@ -173,22 +174,28 @@ impl Core {
     pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64) {
         if self.sessions.get(&device).is_some_and(|session| session.connection == connection) {
             self.sessions.remove(&device);
+            self.enforcement.note_presence(device, true);
         }
     }
 
     /// A message in the session. [`NodeMessage::Posture`] is for [`Self::propose_posture`], and the shell renews
     /// certificates itself; both are ignored here, and so is what comes on any but the device's newest connection.
-    pub fn handle_message(&mut self, device: DeviceId, connection: u64, message: NodeMessage, now: Timestamp) {
+    pub fn handle_message(
+        &mut self,
+        device: DeviceId,
+        connection: u64,
+        message: NodeMessage,
+        (now, moment): (Timestamp, Moment),
+    ) {
         if self.sessions.get(&device).is_none_or(|session| session.connection != connection) {
             return;
         }
         match message {
-            NodeMessage::GrantInstalled { grant, .. } => self.handle_installed(device, grant, now),
+            NodeMessage::GrantInstalled { grant, cut } => self.handle_installed(device, (grant, cut), (now, moment)),
+            NodeMessage::GrantRevoked { grant, cut } => self.enforcement.acknowledged(device, grant, cut, moment),
+            NodeMessage::Settled { revision } => self.enforcement.settled(device, revision, moment),
             NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
-            NodeMessage::GrantRevoked { .. }
-            | NodeMessage::Posture { .. }
-            | NodeMessage::Activity { .. }
-            | NodeMessage::RenewCertificate { .. } => {}
+            NodeMessage::Posture { .. } | NodeMessage::Activity { .. } | NodeMessage::RenewCertificate { .. } => {}
         }
     }
 

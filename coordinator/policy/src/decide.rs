@@ -66,6 +66,11 @@ impl<'a> Case<'a> {
         Ok(Self { device, user, groups: groups.collect(), resource, slice: slice(facts, &principals, resource) })
     }
 
+    /// How many policies can concern it.
+    pub fn policies(&self) -> usize {
+        self.slice.len()
+    }
+
     /// The device.
     pub fn device(&self) -> &'a Device {
         self.device
@@ -222,7 +227,9 @@ pub fn visible_in<'a>(
                 is_spoken_for = true;
                 open = open.union(&ports);
             }
-            Effect::Deny if policy.is_unconditional() => closed = closed.union(&ports),
+            Effect::Deny if policy.is_unconditional() && policy.policy().until.is_none() => {
+                closed = closed.union(&ports)
+            }
             Effect::Deny => {}
         }
     }

@@ -131,9 +131,8 @@ pub fn explain(
         Decision::Denied { reason: DenyReason::Forbidden } => fix_of_denials(&policies),
         _ => vec![],
     };
-    let is_visible = crate::principals(facts, device)
-        .and_then(|principals| visible_in(facts, &principals, resource, circumstances.now))
-        .is_ok();
+    let is_visible =
+        crate::principals(facts, device).and_then(|principals| visible_in(facts, &principals, resource)).is_ok();
     Explanation { decision, policies, fix, is_visible }
 }
 

@@ -4,13 +4,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use postern_core::{Command, Core, EnrolProof, Enrolment, Env, Proposal, Refusal, Touched};
 use postern_model::{
-    DenyReason, DeviceId, Posture, Sha256, Timestamp,
+    DenyReason, DeviceId, Filter, Posture, ResourceId, Sha256, Timestamp,
     audit::{Actor, AuditEntry},
     change::{Batch, Change},
     token::HostPort,
 };
+use postern_policy::{Answer, Answered};
 use postern_store::{AuditQuery, AuditReport, Reader, Store, StoreError};
-use postern_wire::{AccessReply, AccessRequest, EnrolRefusal, Hello, NodeMessage};
+use postern_wire::{AccessReply, AccessRequest, EnrolRefusal, ExplainReply, Hello, Lack, NodeMessage};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +144,22 @@ impl Coordinator {
         self.read_log(Reader::audit_verify).await
     }
 
+    /// Why a device may or may not reach a resource, as far as its user may know.
+    pub(crate) async fn explain_to(&self, device: DeviceId, resource: ResourceId) -> ExplainReply {
+        let explanation = self.read(|core| core.explain(device, resource, clock::now())).await.for_device();
+        let (open, reason) = match explanation.decision {
+            Ok(filter) => (filter, None),
+            Err(reason) => (Filter::default(), Some(reason)),
+        };
+        let lack = |lack: Answered| Lack {
+            is_known: lack.answer != Answer::Unknown,
+            test: lack.text,
+            hint: lack.hint.unwrap_or_default(),
+        };
+        let ways = explanation.ways.into_iter().map(|way| way.into_iter().map(lack).collect()).collect();
+        ExplainReply { open, reason, ways, has_untold: explanation.has_untold }
+    }
+
     /// SHA-256 of the coordinator's public key: what join tokens and API keys pin.
     pub fn identity_pin(&self) -> Sha256 {
         self.pin
@@ -186,7 +203,7 @@ impl Coordinator {
 
     /// A message in the session.
     pub(crate) async fn message(&self, device: DeviceId, connection: u64, message: NodeMessage) {
-        self.handle(|core, now| core.handle_message(device, connection, message, now)).await;
+        self.handle(|core, now| core.handle_message(device, connection, message, (now, clock::moment()))).await;
     }
 
     /// Whether what this caller says counts: it is in good standing, and the session is its connection's.
@@ -278,7 +295,8 @@ impl Coordinator {
                 store.commit(&proposal.batch)?;
             }
             let shut_out = shut_out_by(&proposal.batch);
-            let outcome = core.apply(proposal, now, moment);
+            // From here on it is so: how soon it is enforced is counted from now.
+            let outcome = core.apply(proposal, now, clock::moment());
             then(core, now);
             outboxes.dispatch(core);
             shut_out.into_iter().for_each(|device| registry.shut_out(device));

@@ -122,7 +122,7 @@ impl Coordinator {
     }
 
     pub(crate) fn message(&mut self, at: At, connection: u64, message: NodeMessage, now: Duration) {
-        self.core.handle_message(setting::device_id(at), connection, message, timestamp(now));
+        self.core.handle_message(setting::device_id(at), connection, message, (timestamp(now), Moment::from_boot(now)));
         self.pump();
     }
 

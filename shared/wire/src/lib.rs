@@ -16,6 +16,7 @@
 
 pub mod access;
 pub mod enrol;
+pub mod explain;
 pub mod frame;
 pub mod session;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AccessReply, AccessRequest, Granted};
 pub use enrol::{Enrol, EnrolRefusal, EnrolReply, Enrolled};
+pub use explain::{ExplainReply, ExplainRequest, Lack};
 pub use frame::{Decoder, FrameError, Limit};
 pub use session::{
     CatalogueEntry, CoordinatorMessage, Eviction, Hello, InstallGrant, NodeMessage, PeerDevice, Welcome, WelcomeError,
@@ -41,6 +43,8 @@ pub enum Opening {
     Hello(Hello),
     /// Ask for a resource.
     AccessRequest(AccessRequest),
+    /// Ask why a resource can or can't be reached.
+    Explain(ExplainRequest),
 }
 
 /// QUIC application close codes.

@@ -170,6 +170,11 @@ pub enum NodeMessage {
         #[serde(default)]
         cut: u64,
     },
+    /// A [`Welcome`] is in force: what it does not list has ended, and no packet passes by it any more.
+    Settled {
+        /// The revision that it was of.
+        revision: Revision,
+    },
     /// The node may now be reached elsewhere.
     Candidates {
         /// All of them.

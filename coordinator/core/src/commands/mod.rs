@@ -10,16 +10,19 @@ mod tokens;
 use postern_model::{
     DeviceId, GroupName, ResourceName, SiteName, UserName,
     audit::Actor,
-    change::{Batch, Change},
+    change::Change,
     record::{ApiKeyRecord, Group, Principal, Resource, Site, Token, User},
 };
 
-use crate::{Command, Core, Env, Refusal, Touched, draft::Draft};
+use crate::{
+    Command, Core, Env, Refusal, Touched,
+    draft::{Draft, Drafted},
+};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// Drafts what a command changes.
-pub(crate) fn draft(core: &Core, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<(Batch, Touched)> {
+pub(crate) fn draft(core: &Core, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<(Drafted, Touched)> {
     let mut draft = Draft::new(core, actor.clone(), env.now);
     let touched = draft.carry_out(command, env)?;
     Ok((draft.finish(), touched))

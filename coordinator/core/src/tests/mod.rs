@@ -5,6 +5,7 @@ mod catalogue;
 mod commands;
 mod conditions;
 mod denials;
+mod enforcement;
 mod enrolment;
 mod leases;
 mod office;

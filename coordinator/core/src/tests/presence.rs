@@ -88,7 +88,7 @@ fn a_node_with_a_copied_identity_takes_the_place_of_the_other_and_is_noted() {
     assert_eq!(shell.nodes[&laptop].connection, Some(newer));
     shell.forget();
     // What the older one still says or does is not heard.
-    shell.core.handle_message(laptop, older, NodeMessage::Candidates { candidates: vec![] }, shell.now);
+    shell.core.handle_message(laptop, older, NodeMessage::Candidates { candidates: vec![] }, (shell.now, shell.moment));
     shell.core.handle_disconnected(laptop, older);
     shell.carry_out();
     assert!(shell.told.is_empty());

@@ -205,7 +205,7 @@ impl Shell {
 
     pub(crate) fn message(&mut self, device: DeviceId, message: NodeMessage) {
         let connection = self.nodes[&device].connection.expect("it is connected");
-        self.core.handle_message(device, connection, message, self.now);
+        self.core.handle_message(device, connection, message, (self.now, self.moment));
         self.carry_out();
     }
 

@@ -72,21 +72,21 @@ fn allowed_ports_add_up_and_denied_ones_are_taken_out() {
     assert_eq!(allowed(&world).1, ports("tcp/80-84,86-90,443"), "a denial wins, however wide it is");
     world.add_policy(Policy { principal: Principal::Everyone, ..denying(4) });
     assert_eq!(denied(&world), DenyReason::Forbidden);
-    assert!(visible(&world, device(1), START).is_empty());
+    assert!(visible(&world, device(1)).is_empty());
 }
 
 #[test]
 fn a_policy_about_ports_that_are_closed_allows_nothing() {
     let world = small_with([Policy { ports: Some(ports("tcp/22")), ..allowing(1) }]);
     assert_eq!(denied(&world), DenyReason::EmptyFilter);
-    assert!(visible(&world, device(1), START).is_empty());
+    assert!(visible(&world, device(1)).is_empty());
 }
 
 #[test]
 fn conditions_are_met_or_not() {
     let mut world = small_with([allowing_when(1, "posture.disk_encrypted")]);
     assert_eq!(denied(&world), DenyReason::ConditionNotMet, "unknown");
-    assert_eq!(visible(&world, device(1), START), BTreeSet::from([resource(1)]), "it can be had");
+    assert_eq!(visible(&world, device(1)), BTreeSet::from([resource(1)]), "it can be had");
     world.posture().disk_encrypted = Some(false);
     assert_eq!(denied(&world), DenyReason::ConditionNotMet);
     world.posture().disk_encrypted = Some(true);
@@ -151,10 +151,10 @@ fn whoever_may_reach_nothing_is_told_why_and_sees_nothing() {
     ];
     for (break_it, reason) in cases {
         let mut world = small_with([allowing(1)]);
-        assert_eq!(visible(&world, device(1), START), BTreeSet::from([resource(1)]));
+        assert_eq!(visible(&world, device(1)), BTreeSet::from([resource(1)]));
         break_it(&mut world);
         assert_eq!(denied(&world), reason);
-        assert!(visible(&world, device(1), START).is_empty());
+        assert!(visible(&world, device(1)).is_empty());
     }
 }
 

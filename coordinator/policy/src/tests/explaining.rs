@@ -197,7 +197,7 @@ proptest! {
     #[test]
     fn what_is_explained_is_what_is_decided(world in worlds(), circumstances in circumstances()) {
         for from in (0..COUNT).map(device) {
-            let visible = visible(&world, from, circumstances.now);
+            let visible = visible(&world, from);
             for to in (0..COUNT).map(resource) {
                 let decision = decide(&world, from, to, circumstances);
                 let explained = explain(&world, from, to, circumstances);

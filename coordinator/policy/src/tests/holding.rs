@@ -27,7 +27,7 @@ fn a_decision_ends_where_time_ends_it() {
     assert_eq!(holds_until(allowing(1), long), long);
     assert_eq!(holds_until(Policy { until: Some(at(7)), ..allowing(1) }, long), at(7));
     assert_eq!(holds_until(allowing_when(1, "time.hour in 22..6"), long), at(6 * 60));
-    assert_eq!(holds_until(allowing_when(1, "time.hour in 8..18"), long), at(8 * 60), "a denial ends as well");
+    assert_eq!(holds_until(allowing_when(1, "time.hour in 8..18"), long), at(0), "what is denied holds for no time");
     assert_eq!(holds_until(allowing_when(1, "time.weekday in mon..=tue"), long), at(2 * 24 * 60));
     assert_eq!(holds_until(allowing_when(1, "time.minute < 17"), long), at(17));
     assert_eq!(holds_until(allowing_when(1, "auth.age_hours < 5"), long), at(5 * 60));
@@ -54,7 +54,7 @@ fn whole_records_that_an_expert_compares_end_with_each_of_their_fields() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 24, ..ProptestConfig::default() })]
 
-    /// Invariant: a decision holds exactly as long as asking every minute says.
+    /// Invariant: a decision holds exactly as long as asking every minute says that all is still allowed which is now.
     #[test]
     fn a_decision_holds_as_long_as_asking_every_minute_says(world in worlds(), circumstances in circumstances()) {
         let now = circumstances.now;
@@ -63,16 +63,22 @@ proptest! {
         for from in (0..COUNT).map(device) {
             for to in (0..COUNT).map(resource) {
                 let Ok(case) = Case::new(&world, from, to) else { continue };
-                let first = case.decide(circumstances);
-                let is_other = |n: &i64| case.decide(circumstances.at(later(*n))) != first;
-                let expected = (1..200).find(is_other).map_or(end, later);
+                let Decision::Allowed { filter, .. } = case.decide(circumstances) else {
+                    prop_assert_eq!(case.holds_until(circumstances, end), now);
+                    continue;
+                };
+                let is_less = |n: &i64| match case.decide(circumstances.at(later(*n))) {
+                    Decision::Allowed { filter: then, .. } => !filter.minus(&then).is_empty(),
+                    Decision::Denied { .. } => true,
+                };
+                let expected = (1..200).find(is_less).map_or(end, later);
                 prop_assert_eq!(case.holds_until(circumstances, end), expected);
             }
         }
     }
 
     /// Invariant: what is hidden is denied under all circumstances, and what is visible is what an allowing policy that
-    /// no unconditional denial takes back speaks of.
+    /// no unconditional and endless denial takes back speaks of.
     #[test]
     fn what_is_hidden_is_denied_whatever_the_circumstances(
         world in worlds(),
@@ -80,7 +86,7 @@ proptest! {
         tries in prop::collection::vec(circumstances(), 8),
     ) {
         for from in (0..=COUNT).map(device) {
-            let visible = visible(&world, from, now);
+            let visible = visible(&world, from);
             let mut reachable = BTreeSet::new();
             for to in (0..=COUNT).map(resource) {
                 for circumstances in &tries {
@@ -94,14 +100,14 @@ proptest! {
                 };
                 let (mut open, mut closed) = (Filter::default(), Filter::default());
                 for policy in world.scan(case.device, case.resource) {
-                    if policy.shadow || policy.until.is_some_and(|until| until <= now) {
+                    if policy.shadow {
                         continue;
                     }
                     let ports = policy.ports.clone().unwrap_or(case.resource.filter.clone());
-                    match (policy.effect, &policy.condition) {
-                        (Effect::Allow, _) => open = open.union(&ports),
-                        (Effect::Deny, None) => closed = closed.union(&ports),
-                        (Effect::Deny, Some(_)) => {}
+                    match (policy.effect, &policy.condition, policy.until) {
+                        (Effect::Allow, ..) => open = open.union(&ports),
+                        (Effect::Deny, None, None) => closed = closed.union(&ports),
+                        (Effect::Deny, ..) => {}
                     }
                 }
                 let is_visible = !case.resource.filter.intersection(&open).minus(&closed).is_empty();
@@ -116,7 +122,7 @@ proptest! {
 fn a_hidden_resource_is_hidden_for_a_reason() {
     let world = small_with([allowing(1), Policy { effect: Effect::Deny, id: policy(2), ..allowing(2) }]);
     let principals = principals(&world, device(1)).unwrap();
-    assert_eq!(visible_in(&world, &principals, resource(1), START), Err(DenyReason::Forbidden));
-    assert_eq!(visible_in(&world, &principals, resource(2), START), Err(DenyReason::UnknownResource));
-    assert_eq!(visible_in(&world, &principals[..1], resource(1), START), Err(DenyReason::NoPolicy));
+    assert_eq!(visible_in(&world, &principals, resource(1)), Err(DenyReason::Forbidden));
+    assert_eq!(visible_in(&world, &principals, resource(2)), Err(DenyReason::UnknownResource));
+    assert_eq!(visible_in(&world, &principals[..1], resource(1)), Err(DenyReason::NoPolicy));
 }

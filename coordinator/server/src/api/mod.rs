@@ -9,9 +9,11 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod audit;
+pub(crate) mod changes;
 pub(crate) mod devices;
 pub(crate) mod grants;
 pub(crate) mod groups;
+pub(crate) mod inquiry;
 pub(crate) mod policies;
 pub(crate) mod resources;
 pub(crate) mod sites;
@@ -54,9 +56,10 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(grants::routes())
+        .merge(changes::routes())
         .merge(api_keys::routes())
         .route_layer(middleware::from_fn(request::no_query));
-    let routes = plain.merge(audit::routes());
+    let routes = plain.merge(audit::routes()).merge(inquiry::routes());
     Router::new()
         .nest(PREFIX, routes)
         .fallback(no_route)

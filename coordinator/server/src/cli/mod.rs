@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong input. With `--json`, standard output is one object or one list.
 
 mod client;
+mod inquiry;
 mod json;
 mod plan;
 mod policies;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::Call,
-    policies, render,
+    inquiry, policies, render,
     words::{
         ApiKeyWords, AuditWords, DeviceWords, GrantWords, GroupWords, MemberWords, NewResource, NewToken, ResourceEdit,
         ResourceWords, SiteWords, TokenWords, UserWords, Words,
@@ -34,6 +34,9 @@ pub(super) fn plan(words: Words) -> Option<Plan> {
         Words::Site(SiteWords::List) => get("/sites", table(render::sites)),
         Words::Resource(words) => resource(words),
         Words::Policy(words) => return policies::plan(words),
+        Words::Explain(words) => inquiry::explain(words),
+        Words::WhoCan(words) => inquiry::who_can(words),
+        Words::Change(words) => inquiry::change(words),
         Words::Token(words) => token(words),
         Words::Device(words) => device(words),
         Words::Grant(GrantWords::List) => get("/grants", table(render::grants)),
@@ -193,7 +196,7 @@ pub(super) fn table<T: DeserializeOwned>(tell: impl FnOnce(&[T]) -> String + 'st
 }
 
 /// Segments may hold anything; only what is plainly harmless goes in as it is.
-fn path(segments: &[&str]) -> String {
+pub(super) fn path(segments: &[&str]) -> String {
     let mut path = String::new();
     for segment in segments {
         path.push('/');

@@ -8,7 +8,10 @@ use postern_model::{
     token::HostPort,
 };
 
-use super::policies::PolicyWords;
+use super::{
+    inquiry::{ChangeWords, ExplainWords, WhoCanWords},
+    policies::PolicyWords,
+};
 use crate::{api::audit, serve};
 
 /// The longest that a join token may live.
@@ -59,6 +62,13 @@ pub(super) enum Words {
     /// Who may reach what.
     #[command(subcommand)]
     Policy(PolicyWords),
+    /// Why someone may or may not reach a resource.
+    Explain(ExplainWords),
+    /// Who can reach a resource.
+    WhoCan(WhoCanWords),
+    /// What changes have come to at the gateways.
+    #[command(subcommand)]
+    Change(ChangeWords),
     /// Join tokens, with which devices enrol.
     #[command(subcommand)]
     Token(TokenWords),

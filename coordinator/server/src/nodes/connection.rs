@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use postern_model::DenyReason;
-use postern_wire::{AccessReply, AccessRequest, FrameError, Limit, Opening, close};
+use postern_wire::{AccessReply, AccessRequest, ExplainRequest, FrameError, Limit, Opening, close};
 use quinn::{Connection, RecvStream, SendStream};
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
@@ -141,6 +141,12 @@ impl Nodes {
                 }
                 self.answer(&device, request, send).await
             }
+            Ok(Opening::Explain(request)) => {
+                if !device.has_session.load(Ordering::Relaxed) {
+                    bail!(StreamError::Frame(FrameError::Malformed("a question ahead of the session".into())));
+                }
+                self.explain(&device, &request, send).await
+            }
             Ok(Opening::Enrol(_)) => bail!(StreamError::Frame(FrameError::Malformed("enrolled already".into()))),
             // A newer node's stream of a kind that we don't know: it sees that the stream is refused, and goes on.
             Err(StreamError::Frame(FrameError::UnknownKind(_))) => {
@@ -149,6 +155,18 @@ impl Nodes {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn explain(&self, device: &DeviceConnection, request: &ExplainRequest, mut send: SendStream) -> Result<()> {
+        let caller = device.caller();
+        if !self.limit(|limits, now| limits.take_access(caller.device, now)) {
+            let _ = send.reset(close::RETRY.into());
+            return Ok(());
+        }
+        let reply = self.coordinator.explain_to(caller.device, request.resource).await;
+        stream::send(&mut send, &reply, Limit::Coordinator).await?;
+        let _ = send.finish();
+        Ok(())
     }
 
     async fn answer(&self, device: &DeviceConnection, request: AccessRequest, mut send: SendStream) -> Result<()> {

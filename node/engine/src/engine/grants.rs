@@ -54,6 +54,7 @@ impl Engine {
             self.carry(install, known.is_none(), now);
         }
         self.publish();
+        self.acknowledgements.push_back((self.generation, Acknowledged::Settled(welcome.revision)));
         self.acknowledge_resolved();
         self.ask_waiting(now);
     }
@@ -233,11 +234,12 @@ impl Engine {
             self.events.push_back(EngineEvent::Send(match what {
                 Acknowledged::Installed(grant) => NodeMessage::GrantInstalled { grant, cut: cut(grant) },
                 Acknowledged::Revoked(grant) => NodeMessage::GrantRevoked { grant, cut: cut(grant) },
+                Acknowledged::Settled(revision) => NodeMessage::Settled { revision },
             }));
         }
         if !self.cut.is_empty() {
             // Of what is gone and waits for no acknowledgement, such as at the end of a lease, nobody will ask.
-            let waiting: HashSet<_> = self.acknowledgements.iter().map(|(_, what)| what.grant()).collect();
+            let waiting: HashSet<_> = self.acknowledgements.iter().filter_map(|(_, what)| what.grant()).collect();
             self.cut.retain(|grant, _| waiting.contains(grant) || self.carried.contains_key(grant));
         }
     }

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use postern_model::{DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, ResourceId};
+use postern_model::{DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, ResourceId, Revision};
 use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice};
 
 use self::{publish::Events, requests::Requests, targets::Targets};
@@ -107,12 +107,14 @@ struct Carried {
 enum Acknowledged {
     Installed(GrantId),
     Revoked(GrantId),
+    Settled(Revision),
 }
 
 impl Acknowledged {
-    fn grant(self) -> GrantId {
+    fn grant(self) -> Option<GrantId> {
         match self {
-            Self::Installed(grant) | Self::Revoked(grant) => grant,
+            Self::Installed(grant) | Self::Revoked(grant) => Some(grant),
+            Self::Settled(_) => None,
         }
     }
 }

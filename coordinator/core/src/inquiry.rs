@@ -1,0 +1,80 @@
+//! Questions that change nothing: why a device may or may not reach a resource, and who can.
+
+use std::collections::BTreeSet;
+
+use postern_model::{
+    Decision, DeviceId, ResourceId, Timestamp, UserId,
+    record::{Owner, Principal},
+};
+use postern_policy::{Explanation, decide, explain, principals, scopes_of_resource, visible_in};
+
+use crate::Core;
+
+/// A device that a policy lets reach a resource, at least under some circumstances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Which.
+    pub device: DeviceId,
+    /// What would be decided now, by what is known of the device.
+    pub now: Decision,
+}
+
+impl Core {
+    /// Why a device may reach a resource now, or why not: computed by the policies that decide.
+    pub fn explain(&self, device: DeviceId, resource: ResourceId, now: Timestamp) -> Explanation {
+        explain(&self.state, device, resource, self.surroundings.of(device, now))
+    }
+
+    /// The devices that may know of a resource, with what each could do now. Revoked devices and suspended users are not
+    /// among them.
+    pub fn who_can(&self, resource: ResourceId, now: Timestamp) -> Vec<Reach> {
+        let devices = self.devices_spoken_of(resource).into_iter();
+        let may_know = |device: &DeviceId| {
+            let principals = principals(&self.state, *device);
+            principals.is_ok_and(|principals| visible_in(&self.state, &principals, resource).is_ok())
+        };
+        let reach =
+            |device| Reach { device, now: decide(&self.state, device, resource, self.surroundings.of(device, now)) };
+        devices.filter(may_know).map(reach).collect()
+    }
+
+    /// The users that policies about a resource speak of, who have no device to reach it with.
+    pub fn users_without_device(&self, resource: ResourceId) -> Vec<UserId> {
+        let users = self.users_spoken_of(resource).into_iter();
+        let has_none = |user: &UserId| self.state.devices_of(Owner::User(*user)).all(|device| device.revoked);
+        users.filter(has_none).collect()
+    }
+
+    fn principals_spoken_of(&self, resource: ResourceId) -> BTreeSet<Principal> {
+        let Some(resource) = self.state.resources.get(&resource) else { return BTreeSet::new() };
+        let scopes = scopes_of_resource(resource);
+        scopes.iter().flat_map(|scope| self.state.policy_set().policies_about(scope)).map(|(_, it)| it).collect()
+    }
+
+    fn users_spoken_of(&self, resource: ResourceId) -> BTreeSet<UserId> {
+        let mut users = BTreeSet::new();
+        for principal in self.principals_spoken_of(resource) {
+            match principal {
+                Principal::User(user) => drop(users.insert(user)),
+                Principal::Group(group) => users.extend(self.state.members_of(group)),
+                Principal::Everyone => users.extend(self.state.users.keys()),
+                Principal::Device(_) => {}
+            }
+        }
+        users
+    }
+
+    fn devices_spoken_of(&self, resource: ResourceId) -> BTreeSet<DeviceId> {
+        let of_users = self.users_spoken_of(resource);
+        let of_users = of_users.into_iter().flat_map(|user| self.state.devices_of(Owner::User(user)));
+        let mut devices: BTreeSet<_> = of_users.map(|device| device.id).collect();
+        for principal in self.principals_spoken_of(resource) {
+            match principal {
+                Principal::Device(device) => drop(devices.insert(device)),
+                Principal::Everyone => devices.extend(self.state.devices.keys()),
+                Principal::User(_) | Principal::Group(_) => {}
+            }
+        }
+        devices
+    }
+}

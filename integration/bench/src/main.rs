@@ -1,0 +1,56 @@
+//! What is claimed to be quick, measured: `make bench`, or `make bench BENCH=policy`.
+//!
+//! - `policy`: decisions, re-decisions and plans in a large network
+//! - `revocation`: from the commit of a change to the last packet through a gateway, on the real programs
+//! - `traffic`: the packets for that
+//! - [`figures`]: percentiles, tables; the clock
+
+mod figures;
+mod network;
+mod policy;
+mod revocation;
+mod traffic;
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures Postern.
+#[derive(Debug, Parser)]
+#[command(name = "postern-bench")]
+struct Cli {
+    /// Print JSON as well.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Decisions, re-decisions and plans in a large network.
+    Policy,
+    /// From a revocation's commit to the last packet through the gateway.
+    Revocation {
+        /// How often each is measured.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
+    /// Sends numbered packets: the revocation bench runs this on its laptop.
+    #[command(hide = true)]
+    Send { port: u16, targets: Vec<IpAddr> },
+    /// Writes down when each flow's last packet came: the revocation bench runs this on its server.
+    #[command(hide = true)]
+    Receive { address: IpAddr, port: u16, count: u16 },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.bench {
+        Bench::Policy => policy::run(cli.json),
+        Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
+        Bench::Send { port, targets } => traffic::send(port, &targets),
+        Bench::Receive { address, port, count } => traffic::receive(address, port, count),
+    }
+}

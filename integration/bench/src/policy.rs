@@ -1,0 +1,202 @@
+//! Decisions, re-decisions and plans: how long they take, and how that grows with the number of policies.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use postern_core::{Command, Core, CoreConfig, Env, State};
+use postern_model::{Decision, Moment, SecretBytes, Timestamp, audit::Actor, record::Owner};
+use postern_policy::{Circumstances, PolicySet, decide};
+use serde_json::json;
+
+use crate::{
+    figures::{Times, micros, millis, now, table},
+    network::{DEVICES, NOW, RESOURCES, USERS, device, grant, pick, policies, resource, world},
+};
+
+/// So many decisions are measured at each size.
+const DECISIONS: u32 = 100_000;
+/// So many grants are in force when a membership changes.
+const GRANTS: u32 = 20_000;
+
+const SIZES: [u32; 3] = [100, 1_000, 10_000];
+
+fn circumstances() -> Circumstances {
+    let posture_until = Some(NOW.plus(Duration::from_secs(900)));
+    Circumstances { now: NOW, posture_until, source: Some([192, 0, 2, 7].into()) }
+}
+
+pub(crate) fn run(json: bool) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut all = Vec::new();
+    for size in SIZES {
+        let figures = measure(size)?;
+        rows.push(figures.row());
+        all.push(figures.json());
+    }
+    println!("{USERS} users, {DEVICES} devices, {RESOURCES} resources:");
+    table(
+        &[
+            "policies",
+            "decide p50",
+            "p99",
+            "allowed",
+            "in a slice",
+            "compiled set",
+            "compiling",
+            "member removed",
+            "re-decided",
+        ],
+        &rows,
+    );
+    println!(
+        "decide: one whole decision, indexed, with posture, time, source and checks. Member removed: one user leaves a group \
+         while {GRANTS} grants are in force; re-decided: the grants looked at for that."
+    );
+    if json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(())
+}
+
+struct Figures {
+    policies: u32,
+    p50: Duration,
+    p99: Duration,
+    allowed: u32,
+    /// Policies that a decision looks at, on average.
+    slice: f64,
+    memory: u64,
+    compiling: Duration,
+    member_removed: Duration,
+    redecided: usize,
+}
+
+impl Figures {
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.policies.to_string(),
+            micros(self.p50),
+            micros(self.p99),
+            format!("{:.1} %", f64::from(self.allowed) * 100.0 / f64::from(DECISIONS)),
+            format!("{:.2}", self.slice),
+            format!("{:.1} MiB", f64::from(u32::try_from(self.memory >> 10).unwrap_or(u32::MAX)) / 1024.0),
+            millis(self.compiling),
+            millis(self.member_removed),
+            self.redecided.to_string(),
+        ]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "policies": self.policies, "decide_p50_us": self.p50.as_secs_f64() * 1e6,
+            "decide_p99_us": self.p99.as_secs_f64() * 1e6, "slice": self.slice, "memory_bytes": self.memory,
+            "compile_ms": self.compiling.as_secs_f64() * 1e3,
+            "member_removed_ms": self.member_removed.as_secs_f64() * 1e3, "redecided": self.redecided,
+        })
+    }
+}
+
+fn measure(size: u32) -> Result<Figures> {
+    let (memory, compiling) = compile(size)?;
+    let mut core = Core::new(world(size), config());
+    let state = core.state();
+    let (mut times, mut allowed, mut looked_at) = (Times::default(), 0, 0_usize);
+    let mut grants = Vec::new();
+    for n in 0..DECISIONS {
+        let (from, to) = pair(state, n);
+        let start = now();
+        let decision = decide(state, from, to, circumstances());
+        times.push(start.elapsed());
+        if n < 10_000 {
+            looked_at += postern_policy::Case::new(state, from, to).map_or(0, |case| case.policies());
+        }
+        if let Decision::Allowed { filter, policy } = decision {
+            allowed += 1;
+            if grants.len() < usize::try_from(GRANTS)? && state.grant_of(from, to).is_none() {
+                let n = u32::try_from(grants.len())?;
+                grants.push(grant(n, from, to, filter, policy));
+            }
+        }
+    }
+    let mut world = core.state().world();
+    let mut pairs = std::collections::BTreeSet::new();
+    grants.retain(|grant| pairs.insert((grant.device, grant.resource)));
+    world.grants = grants;
+    core = Core::new(world, config());
+    let (member_removed, redecided) = remove_member(&core)?;
+    Ok(Figures {
+        policies: size,
+        p50: times.percentile(0.5),
+        p99: times.percentile(0.99),
+        allowed,
+        slice: f64::from(u32::try_from(looked_at)?) / 10_000.0,
+        memory,
+        compiling,
+        member_removed,
+        redecided,
+    })
+}
+
+/// A device and a resource. Half of the time one of which some policy speaks, since nobody asks for what they can't see.
+fn pair(state: &State, n: u32) -> (postern_model::DeviceId, postern_model::ResourceId) {
+    let from = device(1 + pick(u64::from(n) * 2, DEVICES - 1));
+    if n.is_multiple_of(2) {
+        return (from, resource(pick(u64::from(n) * 2 + 1, RESOURCES)));
+    }
+    let visible = postern_policy::visible(state, from);
+    let at = usize::try_from(pick(u64::from(n) * 2 + 1, 1 << 30)).unwrap_or_default();
+    let to = visible.iter().nth(at.checked_rem(visible.len()).unwrap_or_default());
+    (from, to.copied().unwrap_or(resource(0)))
+}
+
+/// How much memory compiled policies take, and how long compiling them does.
+fn compile(size: u32) -> Result<(u64, Duration)> {
+    let policies = policies(size);
+    let before = resident()?;
+    let start = now();
+    let set = PolicySet::compile(&policies);
+    let compiling = start.elapsed();
+    let memory = resident()?.saturating_sub(before);
+    drop(set);
+    Ok((memory, compiling))
+}
+
+/// The memory that this process has in use, in bytes (proc(5)).
+fn resident() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}
+
+/// A user leaves a group: how long that takes to decide, and how many grants are looked at.
+fn remove_member(core: &Core) -> Result<(Duration, usize)> {
+    let state = core.state();
+    let holder = state.grants.values().find_map(|grant| match state.devices.get(&grant.device)?.owner {
+        Owner::User(user) => postern_policy::Facts::groups_of(state, user).first().map(|group| (user, *group)),
+        Owner::Site(_) => None,
+    });
+    let (user, group) = holder.context("nobody holds a grant")?;
+    let command = Command::RemoveMember {
+        group: state.groups.get(&group).context("the group is gone")?.name.clone(),
+        user: state.users.get(&user).context("the user is gone")?.name.clone(),
+    };
+    let mut random = |bytes: &mut [u8]| bytes.fill(7);
+    let mut env = Env { now: after(NOW), moment: Moment::default(), random: &mut random };
+    let start = now();
+    let proposal = core.propose_command(&Actor::AdminSocket, &command, &mut env)?;
+    Ok((start.elapsed(), proposal.redecided()))
+}
+
+fn after(time: Timestamp) -> Timestamp {
+    time.plus(Duration::from_secs(1))
+}
+
+fn config() -> CoreConfig {
+    CoreConfig {
+        lease: Duration::from_secs(600),
+        ack_timeout: Duration::from_secs(5),
+        requests_per_device: 64,
+        psk_master: SecretBytes::new([0; 32]),
+    }
+}
