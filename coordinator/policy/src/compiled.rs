@@ -1,6 +1,6 @@
 //! [`CompiledPolicy`]: a policy, ready to be asked whether it applies.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy as cedar;
 use postern_model::{Check, Condition, Filter, Timestamp, record::Policy};
@@ -33,6 +33,10 @@ pub(crate) struct When {
     pub(crate) expr: Option<Expr>,
     pub(crate) atoms: Vec<Atom>,
     pub(crate) needs: Needs,
+    /// What it means, equal for conditions that say the same things in another order.
+    pub(crate) canonical: Arc<str>,
+    /// As it was written.
+    pub(crate) source: Arc<str>,
 }
 
 /// What an answer depends on.
@@ -138,7 +142,12 @@ fn compile(condition: &Condition) -> Result<When, String> {
     seen.look(&clauses["conditions"]);
     let mut set = cedar::PolicySet::new();
     set.add(policy).map_err(|error| error.to_string())?;
-    Ok(When { set, expr, atoms: seen.atoms, needs: seen.needs })
+    let canonical = match (&expr, condition) {
+        (Some(expr), _) => condition::canonical(expr),
+        (None, Condition::Cedar { clauses, .. } | Condition::Short { text: clauses }) => clauses.clone(),
+    };
+    let source = condition.source().into();
+    Ok(When { set, expr, atoms: seen.atoms, needs: seen.needs, canonical: canonical.into(), source })
 }
 
 /// The one policy of each set has this id.

@@ -10,6 +10,7 @@
 //! - [`decide`], [`Case`]: a decision, for how long it holds, and what shadow policies would make of it; `asking`: circumstances
 //!   as Cedar sees them
 //! - [`visible`], [`visible_in`]: what a device may know of
+//! - [`terms`], [`plan`], [`who_can`]: access without circumstances, to be compared and listed
 //! - [`explain`]: why, and what would help (`hint`)
 
 mod asking;
@@ -22,6 +23,7 @@ mod facts;
 mod hint;
 mod nesting;
 mod policy_set;
+mod terms;
 #[cfg(test)]
 mod tests;
 pub mod until;
@@ -34,6 +36,9 @@ pub use decide::{Case, Counting, decide, resources_of, visible, visible_in};
 pub use explain::{Answer, Answered, Asks, DeviceExplanation, Explained, Explanation, Outcome, explain};
 pub use facts::{Circumstances, Facts, Principals, principals, principals_of_user, scopes_of_resource};
 pub use policy_set::PolicySet;
+pub use terms::{
+    Ability, Able, Access, Change, Planned, Term, TermCondition, Who, access, difference, plan, terms, who_can,
+};
 
 /// Whether a condition in the short form can be understood.
 ///

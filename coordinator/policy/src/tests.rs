@@ -3,7 +3,8 @@
 //! - `world`: facts, made by hand or at random; `circumstances`: postures and moments at random
 //! - `conditions`: conditions of the short form at random, and what they mean, written directly from the rules
 //! - `examples`: decisions; `plain_cedar`: against Cedar over all policies at once; `holding`: how long, and what is visible
-//! - `experts`: policies in Cedar; `explaining`: what is said of a decision
+//! - `experts`: policies in Cedar; `explaining`: what is said of a decision; `planning`: access
+//!   without circumstances
 
 pub(crate) mod circumstances;
 pub(crate) mod conditions;
@@ -12,4 +13,5 @@ mod experts;
 mod explaining;
 mod holding;
 mod plain_cedar;
+mod planning;
 pub(crate) mod world;

@@ -1,6 +1,6 @@
 //! An [`Expr`] as Cedar.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{Attribute, Expr, Test, What};
 
@@ -15,6 +15,21 @@ pub(crate) fn expression(expr: &Expr) -> String {
 
 fn joined(parts: &[Expr], with: &str) -> String {
     balanced(&parts.iter().map(expression).collect::<Vec<_>>(), with)
+}
+
+/// The same for conditions that say the same things in another order, or more than once.
+pub(crate) fn canonical(expr: &Expr) -> String {
+    let (parts, with) = match expr {
+        Expr::All(parts) => (parts, " && "),
+        Expr::Any(parts) => (parts, " || "),
+        Expr::Test(it) => return test(it),
+    };
+    let flat = parts.iter().flat_map(|part| match (expr, part) {
+        (Expr::All(_), Expr::All(parts)) | (Expr::Any(_), Expr::Any(parts)) => parts.as_slice(),
+        _ => std::slice::from_ref(part),
+    });
+    let parts: BTreeSet<_> = flat.map(canonical).collect();
+    if parts.len() == 1 { parts.into_iter().collect() } else { format!("({})", Vec::from_iter(parts).join(with)) }
 }
 
 /// In halves, and these in halves: Cedar goes into the depth by each part of a chain, and refuses to go too deep.

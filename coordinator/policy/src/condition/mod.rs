@@ -24,7 +24,7 @@ use postern_model::Check;
 
 pub(crate) use attributes::Attribute;
 use attributes::Kind;
-pub(crate) use cedar::{expression, test};
+pub(crate) use cedar::{canonical, expression, test};
 pub(crate) use parse::parse;
 
 /// Why a condition was refused.
