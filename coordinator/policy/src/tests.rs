@@ -4,7 +4,7 @@
 //! - `conditions`: conditions of the short form at random, and what they mean, written directly from the rules
 //! - `examples`: decisions; `plain_cedar`: against Cedar over all policies at once; `holding`: how long, and what is visible
 //! - `experts`: policies in Cedar; `explaining`: what is said of a decision; `planning`: access
-//!   without circumstances
+//!   without circumstances; `speed`: a figure
 
 pub(crate) mod circumstances;
 pub(crate) mod conditions;
@@ -14,4 +14,5 @@ mod explaining;
 mod holding;
 mod plain_cedar;
 mod planning;
+mod speed;
 pub(crate) mod world;
