@@ -1,8 +1,9 @@
 //! How deep experts' Cedar goes, told before Cedar's parser goes there: it calls itself for each level, and a stack that is
 //! used up ends the process.
 
-/// The most levels: brackets within each other, and the operators, branches and accesses by dot on the way to them.
-const MAX_DEPTH: usize = 64;
+/// The most levels: brackets within each other, and the operators, branches and accesses by dot on the way to them. Each is at
+/// most two levels of the JSON that is stored, which is read back up to a depth of 128.
+const MAX_DEPTH: usize = 56;
 
 /// The byte at which a text goes too deep, if it does.
 pub(crate) fn too_deep(source: &str) -> Option<usize> {

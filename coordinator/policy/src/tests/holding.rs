@@ -52,7 +52,7 @@ fn whole_records_that_an_expert_compares_end_with_each_of_their_fields() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
     /// Invariant: a decision holds exactly as long as asking every minute says that all is still allowed which is now.
     #[test]

@@ -59,7 +59,14 @@ fn all_shown(terms: &BTreeSet<Term>) -> Vec<String> {
 #[test]
 fn policies_that_mean_the_same_are_the_same_access() {
     let everything = || Policy { scope: Scope::Everything, ..allowing(5) };
-    let same: [(Vec<Policy>, Vec<Policy>); 9] = [
+    let until = |minutes, policy: Policy| Policy { until: Some(at(minutes)), ..policy };
+    let same: [(Vec<Policy>, Vec<Policy>); 12] = [
+        (vec![until(9, allowing(1))], vec![until(5, allowing(1)), until(9, allowing(2))]),
+        (
+            vec![allowing(1), until(9, denying(2))],
+            vec![allowing(1), until(9, denying(2)), until(5, denying_when(3, "posture.firewall"))],
+        ),
+        (vec![], vec![until(5, allowing(1)), until(9, denying(2))]),
         (vec![allowing(1)], vec![Policy { scope: Scope::Tag(tag(1)), principal: Principal::Everyone, ..allowing(2) }]),
         (vec![on("tcp/1-10", allowing(1))], vec![on("tcp/1-4", allowing(1)), on("tcp/5-10", allowing(2))]),
         (vec![on("tcp/any", allowing(1))], vec![on("tcp/1-4", allowing(1)), on("tcp/5-65535", allowing(2))]),
@@ -77,6 +84,17 @@ fn policies_that_mean_the_same_are_the_same_access() {
         let (one, other) = (open(one), open(other));
         assert_eq!(one, other);
         assert!(difference(&one, &other).is_empty());
+    }
+    let other = [
+        (vec![], vec![until(9, allowing(1)), until(5, denying(2))]),
+        (vec![until(9, allowing(1))], vec![until(5, allowing(1))]),
+        (vec![allowing_when(1, "posture.firewall")], vec![allowing_when(1, "posture.screen_lock")]),
+        (vec![allowing_when(1, "time.hour < 8")], vec![allowing(1), denying_when(2, "time.hour < 8")]),
+        (vec![allowing(1)], vec![on("tcp/any", allowing(1))]),
+    ];
+    for (one, other) in other {
+        let (one, other) = (open(one), open(other));
+        assert!(!difference(&one, &other).is_empty() && !difference(&other, &one).is_empty(), "{one:?}, {other:?}");
     }
     let nothing: [Policy; 4] = [
         denying(1),
@@ -237,7 +255,8 @@ proptest! {
     #[test]
     fn access_is_what_is_decided(world in worlds(), circumstances in circumstances()) {
         for (from, to) in pairs() {
-            let access = access(&world, Who::Device(device(from)), to, circumstances.now);
+            // What ends is told beforehand.
+            let access = access(&world, Who::Device(device(from)), to, START);
             let decided = opened(&world, from, to, circumstances);
             let asked = asked(&world, from, to, &access, circumstances);
             prop_assert!(is_same(&asked, &decided), "{asked} is asked, {decided} decided: {access:?}");
