@@ -1,6 +1,10 @@
 //! [`Asking`]: the circumstances of one device and one resource, as Cedar is asked about them.
 
-use std::{collections::HashSet, str::FromStr as _, sync::OnceLock};
+use std::{
+    collections::HashSet,
+    str::FromStr as _,
+    sync::{Arc, OnceLock},
+};
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
@@ -34,7 +38,10 @@ pub(crate) struct Asking<'a> {
     pub(crate) groups: &'a [GroupId],
     pub(crate) resource: &'a Resource,
     pub(crate) circumstances: Circumstances,
+    /// The policies that may be asked.
+    slice: &'a [Arc<CompiledPolicy>],
     base: OnceLock<Vec<(&'static str, RestrictedExpression)>>,
+    shared: OnceLock<Result<Request, Fault>>,
     entities: OnceLock<Result<Entities, Fault>>,
 }
 
@@ -44,8 +51,16 @@ impl<'a> Asking<'a> {
         (user, groups): (Option<UserId>, &'a [GroupId]),
         resource: &'a Resource,
         circumstances: Circumstances,
+        slice: &'a [Arc<CompiledPolicy>],
     ) -> Self {
-        Self { device, user, groups, resource, circumstances, base: OnceLock::new(), entities: OnceLock::new() }
+        let (base, shared, entities) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { device, user, groups, resource, circumstances, slice, base, shared, entities }
+    }
+
+    /// The same at another time.
+    pub(crate) fn at(&self, now: Timestamp) -> Self {
+        let circumstances = self.circumstances.at(now);
+        Self::new(self.device, (self.user, self.groups), self.resource, circumstances, self.slice)
     }
 
     /// The posture, if it counts now.
@@ -54,7 +69,7 @@ impl<'a> Asking<'a> {
         (self.circumstances.now < until).then_some(&self.device.posture)
     }
 
-    /// Whether a policy's condition is met.
+    /// Whether the condition of a policy of the slice is met.
     ///
     /// # Errors
     /// When it can't be told.
@@ -67,7 +82,14 @@ impl<'a> Asking<'a> {
     }
 
     fn answer(&self, when: &When) -> Result<bool, Fault> {
-        let request = self.request(&when.atoms)?;
+        let own;
+        // The short form asks for single atoms, which are answered the same whatever others are.
+        let request = if when.expr.is_some() {
+            self.shared.get_or_init(|| self.request(&self.shared_atoms())).as_ref().map_err(Clone::clone)?
+        } else {
+            own = self.request(&when.atoms)?;
+            &own
+        };
         let empty;
         let entities = if when.needs.entities {
             self.entities.get_or_init(|| self.make_entities()).as_ref().map_err(Clone::clone)?
@@ -75,11 +97,23 @@ impl<'a> Asking<'a> {
             empty = Entities::empty();
             &empty
         };
-        let response = authorizer().is_authorized(&request, &when.set, entities);
+        let response = authorizer().is_authorized(request, &when.set, entities);
         match response.diagnostics().errors().next() {
             Some(error) => Err(error.to_string()),
             None => Ok(response.decision() == Decision::Allow),
         }
+    }
+
+    /// What the policies in the short form ask for.
+    fn shared_atoms(&self) -> Vec<Atom> {
+        let mut atoms = Vec::new();
+        for policy in self.slice {
+            let Compiled::When(when) = policy.condition() else { continue };
+            if when.expr.is_some() {
+                atoms.extend(when.atoms.iter().cloned());
+            }
+        }
+        atoms
     }
 
     /// The request; `atoms` are answered in its context.

@@ -100,8 +100,8 @@ impl<'a> Case<'a> {
                 continue;
             }
             is_any_open = true;
-            // A condition that can't be told is not met.
-            if asking.meets(policy) == Ok(true) {
+            // What is open already needs no asking. A condition that can't be told is not met.
+            if !ports.minus(&open).is_empty() && asking.meets(policy) == Ok(true) {
                 by.get_or_insert(policy.policy().id);
                 open = open.union(&ports);
             }
@@ -114,9 +114,10 @@ impl<'a> Case<'a> {
         }
         let Some(by) = by else { return denied(DenyReason::ConditionNotMet) };
         for policy in self.counted(circumstances.now, counting, Effect::Deny) {
+            let ports = policy.ports_of(&open);
             // And where it denies, it is.
-            if asking.meets(policy) != Ok(false) {
-                open = open.minus(&policy.ports_of(&self.resource.filter));
+            if !ports.is_empty() && asking.meets(policy) != Ok(false) {
+                open = open.minus(&ports);
             }
         }
         if open.is_empty() { denied(DenyReason::Forbidden) } else { Decision::Allowed { filter: open, policy: by } }
@@ -177,7 +178,7 @@ impl<'a> Case<'a> {
     }
 
     pub(crate) fn asking(&self, circumstances: Circumstances) -> Asking<'_> {
-        Asking::new(self.device, (self.user, &self.groups), self.resource, circumstances)
+        Asking::new(self.device, (self.user, &self.groups), self.resource, circumstances, &self.slice)
     }
 
     pub(crate) fn counted(

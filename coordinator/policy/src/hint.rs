@@ -142,8 +142,7 @@ fn next(asking: &Asking<'_>, field: &str, test: &Test) -> Option<OffsetDateTime>
     let first = asking.circumstances.now.unix_millis().div_euclid(step);
     let at = (1..=count).map(|n| Timestamp::from_unix_millis((first + n).saturating_mul(step)));
     let is_met = |at: &Timestamp| {
-        let later =
-            Asking::new(asking.device, (asking.user, asking.groups), asking.resource, asking.circumstances.at(*at));
+        let later = asking.at(*at);
         later.request(&[]).is_ok_and(|request| answer(&request, test) == Answer::Met)
     };
     let at = at.into_iter().find(is_met)?;
