@@ -165,7 +165,7 @@ impl Daemon {
 
     async fn respond(&self, request: Request) -> Result<String> {
         match request {
-            Request::Up { token, port } => to_line(self.up(token, port).await),
+            Request::Up { token, port, activity_spool } => to_line(self.up(token, port, activity_spool).await),
             Request::Down => to_line(self.down().await),
             Request::Logout => to_line(self.logout().await),
             Request::Status => to_line(self.status().await),
@@ -176,7 +176,12 @@ impl Daemon {
     }
 
     /// Enrols if there is a token, and comes up.
-    async fn up(&self, token: Option<Zeroizing<String>>, port: Option<u16>) -> Result<UpReply> {
+    async fn up(
+        &self,
+        token: Option<Zeroizing<String>>,
+        port: Option<u16>,
+        activity_spool: Option<u64>,
+    ) -> Result<UpReply> {
         // What ends an enrolment counts from here on, also while somebody else is at it.
         let mut ends = self.ends.subscribe();
         let node = {
@@ -191,9 +196,9 @@ impl Daemon {
                 }
                 (identity, _) => identity,
             };
-            let moves = self.set_port(port)?;
+            let changes = self.set_port(port)? | self.set_activity_spool(activity_spool)?;
             match self.node() {
-                Some(node) if !moves && !node.has_ended().await => {
+                Some(node) if !changes && !node.has_ended().await => {
                     self.state.set_settings(&Settings { up: true, ..self.state.settings()? })?;
                     node
                 }
@@ -226,6 +231,16 @@ impl Daemon {
         let moves = port != settings.wireguard_port;
         self.state.set_settings(&Settings { wireguard_port: port, is_port_fixed: true, ..settings })?;
         Ok(moves)
+    }
+
+    /// Keeps the spool's size for good; whether it is another than before.
+    fn set_activity_spool(&self, bytes: Option<u64>) -> Result<bool> {
+        let settings = self.state.settings()?;
+        let changes = bytes.is_some() && bytes != settings.activity_spool;
+        if changes {
+            self.state.set_settings(&Settings { activity_spool: bytes, ..settings })?;
+        }
+        Ok(changes)
     }
 
     async fn enrol(&self, token: &str, ends: &mut watch::Receiver<u64>) -> Result<Identity> {

@@ -77,6 +77,8 @@ pub struct Settings {
     pub wireguard_port: u16,
     /// Whether someone has chosen it, so that no other will do.
     pub is_port_fixed: bool,
+    /// How much the records of flows may take of a gateway's disk, in bytes, if someone has chosen that.
+    pub activity_spool: Option<u64>,
 }
 
 /// The node's state directory; no other daemon can open it until this one is dropped.
@@ -218,7 +220,7 @@ mod tests {
         let path = dir.path().join("node");
         let state = StateDir::open(&path).unwrap();
         assert_eq!(state.settings().unwrap(), Settings::default());
-        let settings = Settings { up: true, wireguard_port: 4000, is_port_fixed: true };
+        let settings = Settings { up: true, wireguard_port: 4000, is_port_fixed: true, activity_spool: Some(1 << 20) };
         state.set_settings(&settings).unwrap();
         assert_eq!(state.settings().unwrap(), settings);
     }

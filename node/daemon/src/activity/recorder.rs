@@ -165,6 +165,8 @@ struct Worker {
 impl Worker {
     fn run(mut self, commands: &Receiver<Command>) {
         self.open();
+        // The lane may have said so before there was anybody to hear it, and says it only once.
+        self.note_news();
         loop {
             self.ship();
             self.count();
@@ -231,6 +233,9 @@ impl Worker {
         self.write_at = None;
         while let Some(report) = (self.source)() {
             self.lost_by_lane = report.lost;
+            if !report.news.is_empty() {
+                self.written_at = Some(clock::now());
+            }
             let (moment, since_epoch) = (clock::now(), since_epoch());
             let mut failed = Ok(());
             for news in &report.news {
@@ -246,7 +251,6 @@ impl Worker {
                 break;
             }
         }
-        self.written_at = Some(clock::now());
     }
 
     /// Sends what may be sent.

@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Digits of the checksum.
 const CHECKSUM: usize = 16;
+/// No line is shorter than this.
+pub(super) const SHORTEST: u64 = 128;
 /// How much is read at once: far more than an entry has, and, sent as CBOR, which is shorter, no more than a message may
 /// have.
 const CHUNK: u64 = 56 << 10;
@@ -125,7 +127,15 @@ impl Segment {
         if left == 0 {
             return Ok(lines);
         }
-        let mut file = File::open(&self.path)?;
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody has removed it: what it had is lost, and what follows is not to wait for it.
+                lines.is_torn = true;
+                return Ok(lines);
+            }
+            Err(error) => return Err(error),
+        };
         file.seek(SeekFrom::Start(at))?;
         let mut chunk = Vec::new();
         file.take(left.min(CHUNK)).read_to_end(&mut chunk)?;

@@ -120,8 +120,8 @@ impl Spool {
         }
         self.recorded = self.segments.front().map_or(0, |first| first.first - 1);
         if torn > 0 {
-            // Whatever was there had fewer entries than bytes: none of its numbers is used again, also if this ends here.
-            self.next += torn;
+            // Whatever was there: none of its numbers is used again, also if this ends here.
+            self.next += torn.div_ceil(segment::SHORTEST);
             self.begin_segment()?;
         } else {
             self.file = self.segments.back().map(Segment::append).transpose()?;

@@ -41,7 +41,7 @@ fn entry(flow: u64) -> FlowEntry {
         resource: ResourceId::from_bytes([4; 16]),
         protocol: Protocol::Tcp,
         port: 443,
-        queried: (flow % 3 > 0).then(|| format!("{label}.example.com").parse().unwrap()),
+        queried: (!flow.is_multiple_of(3)).then(|| format!("{label}.example.com").parse().unwrap()),
         event: if flow.is_multiple_of(2) {
             FlowEvent::Opened
         } else {

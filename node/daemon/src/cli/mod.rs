@@ -51,6 +51,10 @@ enum Words {
         /// The UDP port that peers reach this node on, for good; without it, one is chosen and kept.
         #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
+        /// On a gateway: how much the records of flows that wait for the coordinator may take of the disk, for good; such as
+        /// 256M. 64M unless told.
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        activity_spool: Option<u64>,
     },
     /// Take the node down until the next 'up'.
     Down,
@@ -113,7 +117,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             }
             daemon::run(&state_dir).await?;
         }
-        Words::Up { token, port } => return up(&state_dir, token, port, json).await,
+        Words::Up { token, port, activity_spool } => {
+            return up(&state_dir, token, (port, activity_spool), json).await;
+        }
         Words::Down => print(json, &down(&state_dir, false).await?, render::down),
         Words::Logout => print(json, &down(&state_dir, true).await?, render::logout),
         Words::Status => {
@@ -169,7 +175,12 @@ fn without_daemon(state_dir: &Path) -> Status {
     }
 }
 
-async fn up(state_dir: &Path, token: Option<String>, port: Option<u16>, json: bool) -> Result<ExitCode> {
+async fn up(
+    state_dir: &Path,
+    token: Option<String>,
+    (port, activity_spool): (Option<u16>, Option<u64>),
+    json: bool,
+) -> Result<ExitCode> {
     let token = match token {
         Some(dash) if dash == "-" => {
             let mut text = Zeroizing::new(String::new());
@@ -189,9 +200,23 @@ async fn up(state_dir: &Path, token: Option<String>, port: Option<u16>, json: bo
         Some(daemon) => daemon,
         None => spawn::daemon(state_dir).await?,
     };
-    let reply: UpReply = client::ask(daemon, &Request::Up { token, port }).await?;
+    let reply: UpReply = client::ask(daemon, &Request::Up { token, port, activity_spool }).await?;
     print(json, &reply, render::up);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes, from a number of them with `K`, `M` or `G` behind it, or nothing.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'K')) => (&text[..at], 10),
+        Some((at, 'M')) => (&text[..at], 20),
+        Some((at, 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or_else(|| "use a size from 1M to 1024G, such as 256M".into())
 }
 
 /// Also without a daemon: what a crashed one left is set back.
@@ -247,6 +272,18 @@ mod tests {
         {
             let cli = Cli::try_parse_from(words).unwrap();
             assert!(cli.json && cli.state_dir == Path::new("/x"));
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        assert_eq!(
+            [size("1M"), size("1048576"), size("2G"), size("1024K")].map(Result::unwrap),
+            [1 << 20, 1 << 20, 2 << 30, 1 << 20]
+        );
+        for wrong in ["", "M", "1023K", "1025G", "99999999999999999999G", "18446744073709551615G", "-1M", "1 M", "64MB"]
+        {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

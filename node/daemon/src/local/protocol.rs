@@ -20,6 +20,9 @@ pub enum Request {
         /// The UDP port that peers are to reach this node on, from now on.
         #[serde(default)]
         port: Option<u16>,
+        /// How much the records of flows may take of a gateway's disk, in bytes, from now on.
+        #[serde(default)]
+        activity_spool: Option<u64>,
     },
     /// Take the node down, until `Up`.
     Down,

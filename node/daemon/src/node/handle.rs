@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Inputs, LogLimits, Node, machine::Machine};
 use crate::{
+    activity,
     control::session::SessionKeeper,
     local::protocol::{ResourceRow, Status, WhoisReply},
     os::{self, interface::InterfaceName},
@@ -63,6 +64,7 @@ impl NodeHandle {
         let settings = state.settings()?;
         let sockets = bind(&settings)?;
         let wireguard_port = sockets.port();
+        let activity_spool = settings.activity_spool.unwrap_or(activity::SPOOL_BYTES);
         state.set_settings(&Settings { wireguard_port, ..settings })?;
         let tun = Tun::create(claim.as_str(), MTU).context("the network interface can't be made")?;
         let private = PrivateKey::from_bytes(&identity.wireguard_key);
@@ -98,6 +100,7 @@ impl NodeHandle {
             session: None,
             keeper: None,
             recorder: None,
+            activity_spool,
             welcome: None,
             problem: Some("not connected to the coordinator yet".into()),
             is_evicted: false,

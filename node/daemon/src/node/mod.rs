@@ -91,6 +91,8 @@ struct Node {
     keeper: Option<SessionKeeper>,
     /// On a gateway, from the first welcome on.
     recorder: Option<Recorder>,
+    /// How much that may take of the disk, in bytes.
+    activity_spool: u64,
     /// What the coordinator said of this device.
     welcome: Option<Welcome>,
     problem: Option<String>,
@@ -417,7 +419,7 @@ impl Node {
     fn record_activity(&mut self, device: DeviceId) {
         if self.recorder.is_none() {
             let (dir, lane) = (self.state.path().join(activity::DIR), Arc::clone(&self.lane));
-            match Recorder::start(dir, device, activity::SPOOL_BYTES, move || lane.take_flow_news()) {
+            match Recorder::start(dir, device, self.activity_spool, move || lane.take_flow_news()) {
                 Ok(recorder) => self.recorder = Some(recorder),
                 Err(error) => tracing::error!(%error, "the flows through this gateway are not recorded"),
             }

@@ -1,7 +1,7 @@
 //! How much a spool takes, of the disk and of a message.
 
 use postern_model::activity::{FlowEntry, MAX_ENTRIES};
-use postern_wire::{Limit, NodeMessage, frame::encode};
+use postern_wire::{Decoder, Limit, NodeMessage, frame::encode};
 
 use super::{append, drain, entry, files, open, size};
 
@@ -61,7 +61,9 @@ fn a_batch_fits_into_a_message() {
         let Some(last) = entries.last().map(|last| last.number) else { break };
         lengths.push(entries.len());
         let message = NodeMessage::Activity { spool: spool.id(), entries };
-        encode(&message, Limit::Node).unwrap();
+        let mut decoder = Decoder::new(Limit::Node);
+        decoder.handle_bytes(&encode(&message, Limit::Node).unwrap());
+        assert_eq!(decoder.poll_message().unwrap().as_ref(), Some(&message));
         spool.record(last).unwrap();
     }
     assert!(lengths.len() > 2 && lengths.iter().all(|len| *len <= MAX_ENTRIES), "{lengths:?}");

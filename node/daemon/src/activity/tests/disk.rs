@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use postern_model::activity::FlowEntry;
+use postern_model::{Protocol, Timestamp, activity::FlowEntry};
 use proptest::prelude::*;
 
 use super::{FIRST, append, drain, entry, files, gateway, open, seen};
@@ -206,6 +206,28 @@ fn a_spool_that_is_lost_has_no_successor_of_its_name() {
     // Nor does another gateway tell what this one carried.
     let other = Spool::open(dir.path(), gateway(7), super::SpoolId([4; 16]), LIMIT).unwrap();
     assert_eq!(other.id().0, [4; 16]);
+}
+
+/// How many numbers are left out after a tear goes by this.
+#[test]
+fn no_line_is_shorter_than_the_shortest() {
+    let least = Timestamp::from_unix_millis(0);
+    let shortest = FlowEntry { at: least, port: 0, protocol: Protocol::Tcp, queried: None, ..entry(0) };
+    assert!(segment::line(&shortest).unwrap().len() as u64 >= segment::SHORTEST);
+}
+
+#[test]
+fn a_file_that_somebody_removes_does_not_hold_up_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), 1, 32 << 10);
+    for batch in 0..4 {
+        append(&mut spool, batch * 20..(batch + 1) * 20);
+        spool.sync().unwrap();
+    }
+    std::fs::remove_file(&files(dir.path())[0]).unwrap();
+    let arrived = drain(&mut spool);
+    assert_eq!(arrived.len() as u64 + spool.dropped(), 80);
+    assert_eq!((arrived.last(), spool.waiting()), (Some(&(80, 79)), 0));
 }
 
 #[test]
