@@ -166,6 +166,7 @@ impl Core {
             granted: granted.iter().filter_map(|grant| self.granted(grant, now)).collect(),
             installed,
             renew_certificate_in,
+            checks: Vec::new(),
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
     }

@@ -136,6 +136,7 @@ impl Oracle {
             CoordinatorMessage::Evicted { .. } => self.evicted(at, now),
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

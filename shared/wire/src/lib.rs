@@ -12,13 +12,15 @@
 //! Who the node is comes from its certificate, never from a message.
 //!
 //! - [`frame`]: length prefix, version, bounds; [`frame::Decoder`]
-//! - [`enrol`], [`session`], [`access`]: the messages
+//! - [`enrol`], [`session`], [`access`]: the messages; `checks`: how posture checks are read
 
 pub mod access;
 pub mod enrol;
 pub mod explain;
 pub mod frame;
 pub mod session;
+
+mod checks;
 
 use serde::{Deserialize, Serialize};
 

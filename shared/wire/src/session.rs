@@ -7,7 +7,7 @@ use std::{
 
 use postern_model::activity::{FlowEntry, SpoolId};
 use postern_model::{
-    Candidate, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
+    Candidate, Check, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
     PublicKey, ResourceId, ResourceName, Revision, SiteId, Target,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,10 @@ pub struct Welcome {
     pub installed: Vec<InstallGrant>,
     /// How long until the device certificate should be renewed.
     pub renew_certificate_in: Duration,
+    /// The checks that policies name: the device is to say in its posture what they show. At most
+    /// [`MAX_CHECKS`](postern_model::check::MAX_CHECKS).
+    #[serde(default, deserialize_with = "crate::checks::deserialize")]
+    pub checks: Vec<Check>,
 }
 
 /// Why a node does not do as a [`Welcome`] says: it would lead away more of the machine's traffic or names than an overlay has.
@@ -233,6 +237,13 @@ pub enum CoordinatorMessage {
         /// Up to and with which entry.
         up_to: u64,
     },
+    /// From now on, say this of yourself: in place of the checks that the [`Welcome`] named, or an earlier message of this
+    /// kind. Answered by a [`NodeMessage::Posture`] when the checks show anything new.
+    Checks {
+        /// At most [`MAX_CHECKS`](postern_model::check::MAX_CHECKS).
+        #[serde(deserialize_with = "crate::checks::deserialize")]
+        checks: Vec<Check>,
+    },
     /// The fresh certificate.
     Certificate {
         /// X.509, DER.
@@ -305,6 +316,7 @@ mod tests {
             granted: vec![],
             installed: vec![],
             renew_certificate_in: Duration::from_secs(1),
+            checks: vec![],
         }
     }
 
@@ -354,6 +366,23 @@ mod tests {
         assert!(!DenyReason::Unknown.is_transient(), "a denial is one until it is understood to be less");
         let refused: EnrolReply = from_newer("refused", "too_late_in_the_day");
         assert!(matches!(refused, EnrolReply::Refused(EnrolRefusal::Unknown)));
+    }
+
+    /// Invariant: a coordinator can't have a device look at more than so much, nor end its session with a check of a newer kind.
+    #[test]
+    fn checks_are_bounded_and_those_of_newer_kinds_are_left_out() {
+        #[derive(Serialize)]
+        struct Told {
+            checks: Vec<String>,
+        }
+        let checks =
+            ["file:/etc/edr.conf", "serial_number:", "process:../x", "process:edr"].map(str::to_owned).to_vec();
+        let told: CoordinatorMessage = from_newer("checks", Told { checks });
+        let known = ["file:/etc/edr.conf", "process:edr"].map(|check| check.parse().unwrap()).to_vec();
+        assert_eq!(told, CoordinatorMessage::Checks { checks: known });
+        let checks = (0..10_000).map(|number| format!("process:p{number}")).collect();
+        let CoordinatorMessage::Checks { checks } = from_newer("checks", Told { checks }) else { unreachable!() };
+        assert_eq!(checks.len(), postern_model::check::MAX_CHECKS);
     }
 
     #[test]

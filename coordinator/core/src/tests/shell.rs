@@ -332,6 +332,7 @@ impl Node {
             CoordinatorMessage::Evicted { .. } => *self = Self { connection: self.connection, ..Self::default() },
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

@@ -29,6 +29,7 @@ impl Engine {
             CoordinatorMessage::Evicted { .. } => self.handle_evicted(),
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
+            | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

@@ -119,6 +119,7 @@ pub(super) fn welcome(catalogue: &[u8]) -> Welcome {
         granted: vec![],
         installed: vec![],
         renew_certificate_in: secs(86_400),
+        checks: vec![],
     }
 }
 
