@@ -6,6 +6,7 @@
 //! - `resolver`: the machine's resolver, systemd-resolved or `/etc/resolv.conf`
 //! - `journal`: what was there before, for `postern down`, and for the next start after a crash
 //! - [`candidates`]: this machine's addresses; `posture`: what the device says of itself
+//! - `program`: how other programs are run
 
 pub mod candidates;
 pub mod interface;
@@ -15,6 +16,7 @@ mod inner;
 mod journal;
 mod links;
 mod posture;
+mod program;
 mod resolver;
 mod sysctl;
 

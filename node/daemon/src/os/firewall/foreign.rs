@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::run;
+use crate::os::program::run;
 
 /// What keeps this gateway from forwarding, and what to do about it; `None` when nothing is seen.
 pub(in crate::os) async fn obstacle(interface: &str) -> Option<String> {
