@@ -245,8 +245,9 @@ impl Daemon {
 
     async fn enrol(&self, token: &str, ends: &mut watch::Receiver<u64>) -> Result<Identity> {
         let token: JoinToken = token.parse()?;
+        let posture = os::posture::posture().await;
         tokio::select! {
-            enrolled = tokio::time::timeout(ENROL, enrol::enrol(&self.state, &token, os::posture())) => {
+            enrolled = tokio::time::timeout(ENROL, enrol::enrol(&self.state, &token, posture)) => {
                 enrolled.with_context(|| {
                     let coordinator = &token.coordinator;
                     format!("the coordinator at {coordinator} did not enrol this device within {ENROL:?}; try again")

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun};
 use postern_engine::Engine;
-use postern_model::{PublicKey, ResourceId};
+use postern_model::{Posture, PublicKey, ResourceId};
 use postern_wire::Hello;
 use postern_wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -86,7 +86,7 @@ impl NodeHandle {
         let (done, from_work) = mpsc::channel(256);
         let (dns, from_dns) = mpsc::channel(256);
         let (resolver_news, resolver) = mpsc::channel(1);
-        let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: os::posture() };
+        let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: Posture::default() };
         let (hello, latest_hello) = watch::channel(hello);
         let (identity, latest_identity) = watch::channel(Arc::new(identity));
         let node = Node {
@@ -116,8 +116,10 @@ impl NodeHandle {
         };
         tokio::spawn(async move {
             let mut node = node;
-            // The first hello already says where the node may be reached.
+            // The first hello already says where the node may be reached, and what of the machine can be known soon.
             node.tell_candidates().await;
+            let posture = os::posture::posture().await;
+            node.hello.send_modify(|hello| hello.posture = posture);
             node.keeper = Some(SessionKeeper::start(latest_identity, latest_hello, session_events));
             let addresses = os::candidates::watch().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "changes of this machine's addresses will not be noticed");

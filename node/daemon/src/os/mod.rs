@@ -5,17 +5,17 @@
 //! - `sysctl`: forwarding
 //! - `resolver`: the machine's resolver, systemd-resolved or `/etc/resolv.conf`
 //! - `journal`: what was there before, for `postern down`, and for the next start after a crash
-//! - [`candidates`]: this machine's addresses; `posture`: what the device says of itself
+//! - [`candidates`]: this machine's addresses; [`posture`]: what the device says of itself
 //! - `program`: how other programs are run
 
 pub mod candidates;
 pub mod interface;
+pub mod posture;
 
 mod firewall;
 mod inner;
 mod journal;
 mod links;
-mod posture;
 mod program;
 mod resolver;
 mod sysctl;
@@ -37,7 +37,7 @@ use self::{
     resolver::Resolver,
 };
 
-pub use posture::posture;
+pub use firewall::News;
 pub use resolver::names::Names;
 
 /// How the machine is to be set up.

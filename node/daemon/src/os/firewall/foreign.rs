@@ -57,7 +57,8 @@ fn explain_iptables(program: &str) -> String {
     )
 }
 
-fn objects(json: &str) -> Vec<Value> {
+/// What `nft -j` lists.
+pub(super) fn objects(json: &str) -> Vec<Value> {
     let parsed: Option<Value> = serde_json::from_str(json).ok();
     parsed.and_then(|mut parsed| parsed["nftables"].as_array_mut().map(std::mem::take)).unwrap_or_default()
 }

@@ -1,9 +1,10 @@
 //! One nftables table per node, replaced as a whole.
 //!
 //! - `rules`: what is in it; `keep`: that it stays there; `news`: that rules have changed
-//! - `foreign`: other programs' rules that keep a gateway from forwarding
+//! - `foreign`: other programs' rules that keep a gateway from forwarding; `guard`: those that guard the machine
 
 mod foreign;
+mod guard;
 mod keep;
 mod news;
 mod rules;
@@ -13,7 +14,9 @@ use anyhow::{Context as _, Result};
 use super::{NetworkConfig, program::run};
 
 pub(super) use foreign::obstacle;
+pub(super) use guard::is_guarded;
 pub(super) use keep::Kept;
+pub use news::News;
 
 /// Puts the node's rules in force, in place of those that it had. `inner` are the interfaces of this machine's own containers.
 async fn apply(config: &NetworkConfig, inner: &[String]) -> Result<()> {

@@ -22,11 +22,11 @@ const HEADER: usize = 16;
 
 /// Hears of changes by anybody, this process too.
 #[derive(Debug)]
-pub(super) struct News(Option<AsyncFd<OwnedFd>>);
+pub struct News(Option<AsyncFd<OwnedFd>>);
 
 impl News {
     /// Without the kernel's help nothing is ever heard.
-    pub(super) fn start() -> Self {
+    pub fn start() -> Self {
         match open() {
             Ok(socket) => Self(Some(socket)),
             Err(error) => {
@@ -37,7 +37,7 @@ impl News {
     }
 
     /// Waits for a change.
-    pub(super) async fn heard(&mut self) {
+    pub async fn heard(&mut self) {
         let Some(socket) = &self.0 else { return std::future::pending().await };
         match socket.readable().await {
             Ok(mut ready) => {
@@ -50,7 +50,7 @@ impl News {
 
     /// How many changes were made since the last time that this or [`heard`](Self::heard) told of any; `None` if nobody
     /// knows.
-    pub(super) fn count(&mut self) -> Option<usize> {
+    pub fn count(&mut self) -> Option<usize> {
         self.0.as_ref().and_then(|socket| count(socket.get_ref()))
     }
 }
