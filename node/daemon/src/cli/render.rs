@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Table, presets};
-use postern_model::{Filter, PublicKey};
+use postern_model::{Filter, Found, Posture, PublicKey};
 
 use crate::local::protocol::{ActivityRow, DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply};
 
@@ -82,6 +82,12 @@ pub(super) fn status(status: &Status) -> String {
     if let (Some(key), Some(port)) = (&status.wireguard_key, status.wireguard_port) {
         line("WireGuard", format!("{key}, UDP port {port}"));
     }
+    if let Some(posture) = &status.posture {
+        line("Posture", self::posture(posture));
+        for (check, found) in &posture.checks {
+            line("Check", format!("{check} {}", self::found(found)));
+        }
+    }
     if status.up {
         if status.site.is_none() || status.resources > 0 {
             line("Resources", status.resources.to_string());
@@ -104,6 +110,37 @@ pub(super) fn status(status: &Status) -> String {
         line("Peer", format!("{peer} {path}, {flows}, {sent} B out, {received} B in"));
     }
     lines.join("\n")
+}
+
+/// What policies may ask of it; what is not known satisfies none of them.
+fn posture(posture: &Posture) -> String {
+    let say = |value: Option<bool>, yes: &'static str, no: &'static str, unknown: &'static str| match value {
+        Some(true) => yes,
+        Some(false) => no,
+        None => unknown,
+    };
+    let updated = match posture.update_age_days {
+        Some(0) => "updated today".to_owned(),
+        Some(1) => "updated 1 day ago".to_owned(),
+        Some(days) => format!("updated {days} days ago"),
+        None => "age of updates unknown".to_owned(),
+    };
+    let said = [
+        say(posture.disk_encrypted, "disk encrypted", "disk not encrypted", "disk encryption unknown"),
+        say(posture.firewall, "firewall on", "no firewall", "firewall unknown"),
+        say(posture.screen_lock, "screen locks", "screen does not lock", "screen lock unknown"),
+        &updated,
+    ];
+    said.join(", ")
+}
+
+fn found(found: &Found) -> String {
+    match found {
+        Found::Absent => "is not there".into(),
+        Found::Present => "is there".into(),
+        Found::Version(version) => format!("is there in version {version}"),
+        Found::Unknown => "is unknown".into(),
+    }
 }
 
 pub(super) fn resources(rows: &[ResourceRow]) -> String {
@@ -164,4 +201,18 @@ fn counted(count: usize, what: &str) -> String {
 
 fn short(key: &PublicKey) -> String {
     key.to_string().chars().take(8).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_posture_says_what_is_so_what_is_not_and_what_is_unknown() {
+        let unknown = posture(&Posture::default());
+        assert_eq!(unknown, "disk encryption unknown, firewall unknown, screen lock unknown, age of updates unknown");
+        let (disk_encrypted, firewall, update_age_days) = (Some(true), Some(false), Some(1));
+        let some = Posture { disk_encrypted, firewall, update_age_days, ..Posture::default() };
+        assert_eq!(posture(&some), "disk encrypted, no firewall, screen lock unknown, updated 1 day ago");
+    }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use postern_dataplane::clock;
-use postern_model::{Candidate, Fqdn, Moment, ResourceId};
+use postern_model::{Fqdn, Moment, ResourceId};
 use postern_wire::{
     AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
 };
@@ -27,8 +27,8 @@ const ACCESS: Duration = Duration::from_secs(15);
 /// What the session has to say, in order.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// A connection is there, in whose hello these candidates were; the welcome comes next.
-    Connected(Session, Vec<Candidate>),
+    /// A connection is there, in which this hello was said; the welcome comes next.
+    Connected(Session, Box<Hello>),
     /// From the coordinator.
     Message(CoordinatorMessage),
     /// The connection broke, or could not be made; another attempt follows.
@@ -180,22 +180,21 @@ async fn converse(
     let (endpoint, connection) = connect(&identity.coordinator, identity.pin, Some(credential)).await?;
     let _goodbye = Goodbye { endpoint, connection: connection.clone() };
     let (mut send, receive) = connection.open_bi().await?;
-    let mut told = hello.candidates.clone();
-    stream::send(&mut send, &Opening::Hello(hello), Limit::Node).await?;
+    stream::send(&mut send, &Opening::Hello(hello.clone()), Limit::Node).await?;
     let (outgoing, mut to_send) = mpsc::unbounded_channel();
     let session = Session { connection: connection.clone(), outgoing };
     let mut reader = stream::Reader::new(receive);
-    let mut session = Some(session);
+    let mut session = Some((session, Box::new(hello)));
     let listen = async {
         while let Some(message) = reader.next::<CoordinatorMessage>().await? {
             if let CoordinatorMessage::Evicted { reason } = &message {
                 *evicted = Some(*reason);
             }
             if let CoordinatorMessage::Welcome(_) = &message
-                && let Some(session) = session.take()
+                && let Some((session, told)) = session.take()
             {
                 *welcomed = Some(clock::now());
-                events.send(SessionEvent::Connected(session, std::mem::take(&mut told))).await?;
+                events.send(SessionEvent::Connected(session, told)).await?;
             }
             events.send(SessionEvent::Message(message)).await?;
         }

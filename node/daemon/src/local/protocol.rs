@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use postern_model::{DeviceId, Filter, Fqdn, OverlayAddr, PublicKey, ResourceId, ResourceName, SiteId};
+use postern_model::{DeviceId, Filter, Fqdn, OverlayAddr, Posture, PublicKey, ResourceId, ResourceName, SiteId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -89,6 +89,9 @@ pub struct Status {
     pub wireguard_port: Option<u16>,
     /// This node's WireGuard key.
     pub wireguard_key: Option<PublicKey>,
+    /// What the device says of itself, while the node is up.
+    #[serde(default)]
+    pub posture: Option<Posture>,
     /// How many resources it may see.
     pub resources: usize,
     /// How many grants it carries as a gateway.

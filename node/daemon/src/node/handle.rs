@@ -10,19 +10,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun};
+use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun, clock};
 use postern_engine::Engine;
 use postern_model::{Posture, PublicKey, ResourceId};
 use postern_wire::Hello;
 use postern_wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Inputs, LogLimits, Node, machine::Machine};
+use super::{
+    Inputs, LogLimits, Node,
+    machine::Machine,
+    posture::{self, Wanted},
+};
 use crate::{
     activity,
     control::session::SessionKeeper,
     local::protocol::{ResourceRow, Status, WhoisReply},
-    os::{self, interface::InterfaceName},
+    os::{
+        self,
+        interface::InterfaceName,
+        posture::{AT_START, Collector, Extent},
+    },
     state_dir::{Identity, Settings, StateDir},
     uapi::UapiStatus,
 };
@@ -88,6 +96,7 @@ impl NodeHandle {
         let (resolver_news, resolver) = mpsc::channel(1);
         let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: Posture::default() };
         let (hello, latest_hello) = watch::channel(hello);
+        let (wanted, latest_wanted) = watch::channel(Wanted::default());
         let (identity, latest_identity) = watch::channel(Arc::new(identity));
         let node = Node {
             state,
@@ -106,6 +115,8 @@ impl NodeHandle {
             is_evicted: false,
             is_stuck: false,
             renew_certificate_at: None,
+            wanted,
+            say_posture_at: clock::now(),
             wait_usable: Vec::new(),
             wait_grant: Vec::new(),
             done,
@@ -118,8 +129,8 @@ impl NodeHandle {
             let mut node = node;
             // The first hello already says where the node may be reached, and what of the machine can be known soon.
             node.tell_candidates().await;
-            let posture = os::posture::posture().await;
-            node.hello.send_modify(|hello| hello.posture = posture);
+            let mut collector = Collector::new("/");
+            node.tell_posture(collector.collect(Extent::All, AT_START).await);
             node.keeper = Some(SessionKeeper::start(latest_identity, latest_hello, session_events));
             let addresses = os::candidates::watch().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "changes of this machine's addresses will not be noticed");
@@ -133,6 +144,7 @@ impl NodeHandle {
                 dns: from_dns,
                 addresses,
                 resolver,
+                posture: posture::follow(collector, latest_wanted),
             })
             .await;
         });

@@ -10,10 +10,12 @@
 //!
 //! - `handle`: how the daemon speaks to it
 //! - `machine`: what the node changes on the machine, and takes back
+//! - `posture`: what the device says of itself
 //! - `status`: what it can tell
 
 mod handle;
 mod machine;
+mod posture;
 mod status;
 
 pub use handle::NodeHandle;
@@ -30,7 +32,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use postern_dataplane::{LaneEvent, LaneHandle, LaneStatus, clock};
 use postern_engine::{DnsVerdict, Engine, EngineEvent, ForwardingTable};
-use postern_model::{DeviceId, Fqdn, Moment, ResourceId};
+use postern_model::{DeviceId, Fqdn, Moment, Posture, ResourceId};
 use postern_wire::{AccessReply, CoordinatorMessage, Hello, NodeMessage, Welcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -67,6 +69,7 @@ struct Inputs {
     dns: mpsc::Receiver<DnsQuery>,
     addresses: mpsc::Receiver<()>,
     resolver: mpsc::Receiver<()>,
+    posture: mpsc::Receiver<Posture>,
 }
 
 /// What may be logged again and again, and how often it is.
@@ -100,6 +103,10 @@ struct Node {
     /// Whether it is of no use until somebody does something and starts it again.
     is_stuck: bool,
     renew_certificate_at: Option<Moment>,
+    /// What the posture's follower is to look at.
+    wanted: watch::Sender<posture::Wanted>,
+    /// When the posture is said again even if it is the same.
+    say_posture_at: Moment,
     wait_usable: Vec<oneshot::Sender<Result<(), String>>>,
     wait_grant: Vec<(ResourceId, oneshot::Sender<Result<(), String>>)>,
     done: mpsc::Sender<Done>,
@@ -134,6 +141,7 @@ impl Node {
                     self.machine.follow_links();
                     self.tell_candidates().await;
                 }
+                Some(posture) = inputs.posture.recv() => self.tell_posture(posture),
                 Some(()) = inputs.resolver.recv() => self.machine.follow_resolver(clock::now()),
                 () = tokio::time::sleep(wait) => {}
             }
@@ -336,9 +344,10 @@ impl Node {
                 self.session = Some(session);
                 // They may have changed since, while there was nobody to tell.
                 let candidates = self.hello.borrow().candidates.clone();
-                if candidates != told {
+                if candidates != told.candidates {
                     self.send(NodeMessage::Candidates { candidates });
                 }
+                self.tell_posture_anew(&told.posture);
             }
             SessionEvent::Message(message) => self.message(message).await,
             SessionEvent::Disconnected(why) => {
@@ -375,10 +384,12 @@ impl Node {
                 if welcome.site.is_some() {
                     self.record_activity(welcome.device);
                 }
+                self.want_checks(&welcome.checks);
                 self.welcome = Some(Welcome {
                     catalogue: Vec::new(),
                     granted: Vec::new(),
                     installed: Vec::new(),
+                    checks: Vec::new(),
                     ..(**welcome).clone()
                 });
             }
@@ -393,6 +404,7 @@ impl Node {
                     recorder.handle_recorded(*spool, *up_to);
                 }
             }
+            CoordinatorMessage::Checks { checks } => self.want_checks(checks),
             CoordinatorMessage::Evicted { .. } => self.is_evicted = true,
             _ => {}
         }

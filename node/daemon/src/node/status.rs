@@ -96,6 +96,7 @@ impl Node {
             zone: self.welcome.as_ref().map(|welcome| welcome.zone.clone()),
             wireguard_port: Some(self.hello.borrow().wireguard_port),
             wireguard_key: Some(self.machine.key()),
+            posture: Some(self.hello.borrow().posture.clone()),
             resources: self.engine.resources(now).len(),
             grants_carried: self.engine.carried(),
             out_packets: lane.counters.out_packets,
