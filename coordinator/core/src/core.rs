@@ -178,6 +178,7 @@ impl Core {
         let mut effects = Effects { redecided, ..Effects::default() };
         // What the changes are about, as it was before them.
         let news = self.catalogue_news(&changes);
+        let checks = self.checks_before(&changes);
         let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
         let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
         let mut gone = Vec::new();
@@ -215,6 +216,7 @@ impl Core {
             self.evict(device);
         }
         self.tell_catalogues(news);
+        checks.into_iter().for_each(|before| self.tell_checks(&before));
         self.follow(follow_up, now);
         outcome
     }

@@ -7,10 +7,11 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DeviceId, Found, GrantId, Moment, Posture, Timestamp,
+    Candidate, Check, DeviceId, Found, GrantId, Moment, Posture, Timestamp,
     audit::Actor,
     candidate::{CandidateKind, MAX_CANDIDATES},
     change::Change,
+    check::MAX_CHECKS,
     record::{Device, Owner},
 };
 use postern_policy::{Circumstances, Facts as _};
@@ -19,6 +20,7 @@ use postern_wire::{CoordinatorMessage, Eviction, Hello, NodeMessage, Welcome, cl
 use crate::{
     Core, Effect, Env, Proposal,
     access::FollowUp,
+    changes::Changes,
     draft::Draft,
     surroundings::{POSTURE_COUNTS, Surrounding},
 };
@@ -166,9 +168,39 @@ impl Core {
             granted: granted.iter().filter_map(|grant| self.granted(grant, now)).collect(),
             installed,
             renew_certificate_in,
-            checks: Vec::new(),
+            checks: self.checks(),
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
+    }
+
+    /// A device said of itself what is recorded already: that counts from now on.
+    pub fn handle_posture_again(&mut self, device: DeviceId, connection: u64, now: Timestamp) {
+        if self.sessions.get(&device).is_some_and(|session| session.connection == connection) {
+            self.surroundings.note_posture(device, now);
+        }
+    }
+
+    /// What devices are to look at, for any policy.
+    fn checks(&self) -> Vec<Check> {
+        self.state.policy_set().checks().take(MAX_CHECKS).cloned().collect()
+    }
+
+    /// Policies were put or removed: all devices hear of it if that changes what they are to look at.
+    pub(crate) fn tell_checks(&mut self, before: &[Check]) {
+        let checks = self.checks();
+        if checks == before {
+            return;
+        }
+        let devices: Vec<_> = self.sessions.keys().copied().collect();
+        for device in devices {
+            self.send(device, CoordinatorMessage::Checks { checks: checks.clone() });
+        }
+    }
+
+    /// What they look at now, if the changes are about policies.
+    pub(crate) fn checks_before(&self, changes: &Changes) -> Option<Vec<Check>> {
+        let is_about = |change: &Change| matches!(change, Change::PutPolicy(_) | Change::RemovePolicy(_));
+        changes.iter().any(is_about).then(|| self.checks())
     }
 
     /// The connection with this number ended; ignored when a newer one took its place.

@@ -221,6 +221,11 @@ impl Coordinator {
         self.transact(propose, |_, _| {}).await
     }
 
+    /// A device said of itself what is recorded already.
+    pub(crate) async fn posture_again(&self, device: DeviceId, connection: u64) {
+        self.handle(|core, now| core.handle_posture_again(device, connection, now)).await;
+    }
+
     /// An access request, to its end.
     pub(crate) async fn access(&self, caller: Caller, request: AccessRequest) -> Result<AccessReply, Stale> {
         let (outboxes, registry) = (Arc::clone(&self.outboxes), Arc::clone(&self.registry));

@@ -1,11 +1,14 @@
 //! Policies.
 
+use std::collections::BTreeSet;
+
 use postern_model::{
     Condition, Filter, PolicyId, Scope, ScopeName, Subject,
     change::Change,
+    check::MAX_CHECKS,
     record::{Policy, Principal},
 };
-use postern_policy::{check_condition, expert, until};
+use postern_policy::{CompiledPolicy, check_condition, expert, until};
 
 use super::{Result, conflict, invalid, not_found};
 use crate::{Env, NewPolicy, Touched, draft::Draft, state::State};
@@ -71,11 +74,24 @@ impl Draft<'_> {
             let what = format!("policy {same} says just that already; see 'policy list'");
             return Err(conflict(what));
         }
+        self.check_checks(&policy)?;
         let policy = Policy { id: env.id(PolicyId::from_bytes), ..policy };
         let id = policy.id;
         self.note_policy("policy.add", &policy);
         self.change(Change::PutPolicy(policy));
         Ok(id)
+    }
+
+    /// All devices are asked for all checks, so there can't be any number of them.
+    fn check_checks(&self, policy: &Policy) -> Result<()> {
+        let compiled = CompiledPolicy::new(policy.clone());
+        let mut checks: BTreeSet<_> = self.state.policy_set().checks().cloned().collect();
+        checks.extend(compiled.checks());
+        if checks.len() > MAX_CHECKS {
+            let what = format!("policies can ask for at most {MAX_CHECKS} different files, processes and packages");
+            return Err(conflict(what));
+        }
+        Ok(())
     }
 
     pub(super) fn remove_policies_of(&mut self, principal: Principal) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_model::{DenyReason, DeviceId, Effect, PolicyId, Posture};
+use postern_model::{DenyReason, DeviceId, Effect, Found, PolicyId, Posture};
 use postern_wire::CoordinatorMessage;
 
 use super::{
@@ -300,4 +300,51 @@ fn bad_policies_are_refused_with_their_place() {
         assert!(!matches!(refusal, Refusal::NotFound { .. }));
     }
     assert!(office.shell.audit.is_empty(), "nothing was changed");
+}
+
+#[test]
+fn devices_hear_what_policies_ask_for_and_answer_it() {
+    let mut office =
+        office_with([when("allow user:alice wiki", "process(\"edr\") && package(\"openssl\") >= \"3.0.11\"")]);
+    let checks = |shell: &Shell, device| {
+        let told = shell.told_to(device).into_iter().filter_map(|message| match message {
+            CoordinatorMessage::Checks { checks } => Some(checks.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let (laptop, wiki) = (office.laptop, office.wiki);
+    assert_eq!(office.shell.ask_in_vain(laptop, wiki), DenyReason::ConditionNotMet);
+    let says = |edr, openssl: &str| {
+        let found = [("process:edr", edr), ("package:openssl", Found::Version(openssl.into()))];
+        let checks = found.map(|(check, found)| (check.parse().unwrap(), found)).into();
+        Posture { checks, ..posture() }
+    };
+    office.shell.tell(laptop, &says(Found::Present, "3.0.9-1"));
+    assert_eq!(office.shell.ask_in_vain(laptop, wiki), DenyReason::ConditionNotMet);
+    office.shell.tell(laptop, &says(Found::Present, "3.0.15-1~deb12u1"));
+    office.access();
+    office.shell.tell(laptop, &says(Found::Absent, "3.0.15-1~deb12u1"));
+    assert!(office.shell.core.state().grants.is_empty());
+    // Told when it changes, and only then.
+    office.shell.forget();
+    let file = office.shell.add(when("deny everyone wiki", "file(\"/etc/bad\")"));
+    assert_eq!(checks(&office.shell, laptop), [["file:/etc/bad", "process:edr", "package:openssl"]]);
+    office.shell.forget();
+    office.shell.add(when("deny user:alice tag:x", "file(\"/etc/bad\")"));
+    assert!(checks(&office.shell, laptop).is_empty());
+    office.shell.run(&Command::RemovePolicy { id: file }).unwrap();
+    assert!(checks(&office.shell, laptop).is_empty());
+}
+
+#[test]
+fn what_is_said_again_counts_again() {
+    let mut office = office_with([when("allow user:alice wiki", "posture.firewall")]);
+    office.shell.tell(office.laptop, &firewall(true));
+    office.shell.wait(14 * MINUTE);
+    let connection = office.shell.nodes[&office.laptop].connection.unwrap();
+    office.shell.core.handle_posture_again(office.laptop, connection - 1, office.shell.now);
+    assert_eq!(office.access().lease, MINUTE, "an older connection says nothing");
+    office.shell.core.handle_posture_again(office.laptop, connection, office.shell.now);
+    assert_eq!(office.access().lease, LEASE);
 }

@@ -140,6 +140,7 @@ impl Nodes {
         let id = device.identity.device;
         waiting.posture = None;
         if self.differs(id, &posture).await.is_none() {
+            self.coordinator.posture_again(id, device.number).await;
             return Ok(());
         }
         if let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now)) {
