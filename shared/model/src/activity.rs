@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DeviceId, Fqdn, GrantId, Protocol, ResourceId, Timestamp};
 
-/// The most entries in one message.
-pub const MAX_ENTRIES: usize = 256;
+/// The most entries in one message: with the longest names in all of them, they still fit into what a node may send.
+pub const MAX_ENTRIES: usize = 100;
 
 /// Names one spool of a gateway: made at random with the spool, so that a lost one is never mistaken for its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -385,6 +385,35 @@ mod tests {
         assert_eq!(checks.len(), postern_model::check::MAX_CHECKS);
     }
 
+    /// As many entries as may be sent at once can be, whatever is in them.
+    #[test]
+    fn the_longest_activity_fits_into_a_frame() {
+        use postern_model::{
+            Protocol, Timestamp,
+            activity::{FlowEnd, FlowEvent, MAX_ENTRIES},
+        };
+        let late = Timestamp::from_unix_millis(i64::MAX);
+        let name = [63, 63, 63, 61].map(|len| "x".repeat(len)).join(".");
+        assert_eq!(name.len(), 253);
+        let entry = FlowEntry {
+            number: u64::MAX,
+            at: late,
+            flow: u64::MAX,
+            grant: GrantId::from_bytes([1; 16]),
+            device: DeviceId::from_bytes([2; 16]),
+            resource: ResourceId::from_bytes([3; 16]),
+            protocol: Protocol::Other(255),
+            port: u16::MAX,
+            queried: Some(name.parse().unwrap()),
+            event: FlowEvent::Closed { opened_at: late, up: u64::MAX, down: u64::MAX, end: FlowEnd::Finished },
+        };
+        let told = NodeMessage::Activity { spool: SpoolId([0xff; 16]), entries: vec![entry; MAX_ENTRIES] };
+        let encoded = frame::encode(&told, Limit::Node).unwrap();
+        let mut decoder = Decoder::new(Limit::Node);
+        decoder.handle_bytes(&encoded);
+        assert_eq!(decoder.poll_message::<NodeMessage>().unwrap(), Some(told));
+    }
+
     #[test]
     fn a_candidate_learned_in_a_newer_way_does_not_spoil_the_others() {
         #[derive(Serialize)]
