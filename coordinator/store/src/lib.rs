@@ -5,9 +5,11 @@
 //!
 //! - [`Store`]: open, load, commit; [`Reader`]: the audit log, beside the writer
 //! - [`audit`]: the chain of hashes, [`AuditQuery`], [`AuditReport`]
+//! - [`activity`]: decisions and flows, in a file of their own
 //! - [`StoreError`]: what went wrong, and what to do
 //! - `migrations/`, `changes`, `world`: the tables, and between them and the model
 
+pub mod activity;
 pub mod audit;
 pub mod error;
 

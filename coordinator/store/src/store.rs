@@ -22,7 +22,7 @@ const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("migrations/001_tables.sql"))]
 
 /// How long a commit waits for another program (a backup, `sqlite3`) to let go of the database. Short, because all
 /// decisions wait with it.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 const OPENING: &str = "opening the database";
 const LOADING: &str = "loading the state";
@@ -109,14 +109,7 @@ impl Store {
     }
 
     fn migrate(&mut self) -> Result<(), StoreError> {
-        use rusqlite_migration::Error;
-        Migrations::from_slice(MIGRATIONS).to_latest(&mut self.db).map_err(|error| match error {
-            Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
-                StoreError::Newer { path: self.path.clone() }
-            }
-            Error::RusqliteError { err, .. } => self.error(&err, OPENING),
-            other => StoreError::Other { doing: OPENING, path: self.path.clone(), cause: other.to_string() },
-        })
+        migrate(&Migrations::from_slice(MIGRATIONS), &mut self.db, OPENING, &self.path)
     }
 
     fn error(&self, error: &rusqlite::Error, doing: &'static str) -> StoreError {
@@ -160,13 +153,30 @@ impl Reader {
     }
 }
 
+/// Brings tables up to date.
+pub(crate) fn migrate(
+    migrations: &Migrations<'_>,
+    db: &mut Connection,
+    doing: &'static str,
+    path: &Path,
+) -> Result<(), StoreError> {
+    use rusqlite_migration::Error;
+    migrations.to_latest(db).map_err(|error| match error {
+        Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+            StoreError::Newer { path: path.to_owned() }
+        }
+        Error::RusqliteError { err, .. } => StoreError::from_sqlite(&err, doing, path),
+        other => StoreError::Other { doing, path: path.to_owned(), cause: other.to_string() },
+    })
+}
+
 /// SQLite gives its companion files (`-wal`, `-shm`) the database's mode, so it has to be right from the beginning.
-fn create_private(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
-fn configure(db: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn configure(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // FULL: a commit is on the disk before anyone is told of it.

@@ -1,5 +1,6 @@
 //! The store on real SQLite files.
 
+mod activity;
 mod chain;
 mod crash;
 mod disk;
