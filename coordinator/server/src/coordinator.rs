@@ -15,7 +15,7 @@ use postern_wire::{AccessReply, AccessRequest, EnrolRefusal, ExplainReply, Hello
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, nodes::Registry, outbox::Outboxes};
+use crate::{activity::Activity, clock, nodes::Registry, outbox::Outboxes};
 
 /// Through which door a request to the admin API came; an axum `Extension` on every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub struct Coordinator {
     brain: Arc<Mutex<Brain>>,
     pub(crate) outboxes: Arc<Outboxes>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) activity: Activity,
     reader: Arc<std::sync::Mutex<Reader>>,
     timer: Arc<Notify>,
     stopping: CancellationToken,
@@ -92,6 +93,7 @@ impl Coordinator {
     pub(crate) fn new(
         core: Core,
         store: Store,
+        activity: Activity,
         pin: Sha256,
         public_address: HostPort,
         stopping: CancellationToken,
@@ -101,6 +103,7 @@ impl Coordinator {
             brain: Arc::new(Mutex::new(Brain { core, store })),
             outboxes: Arc::default(),
             registry: Arc::default(),
+            activity,
             reader,
             timer: Arc::default(),
             stopping,
@@ -163,6 +166,11 @@ impl Coordinator {
     /// SHA-256 of the coordinator's public key: what join tokens and API keys pin.
     pub fn identity_pin(&self) -> Sha256 {
         self.pin
+    }
+
+    /// Says when the coordinator stops.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// Where nodes and API clients reach this coordinator.
@@ -286,7 +294,7 @@ impl Coordinator {
     {
         let mut brain = Arc::clone(&self.brain).lock_owned().await;
         let (outboxes, registry) = (Arc::clone(&self.outboxes), Arc::clone(&self.registry));
-        let timer = Arc::clone(&self.timer);
+        let (timer, activity) = (Arc::clone(&self.timer), self.activity.clone());
         let work = move || -> Result<Result<T, E>, Fault> {
             let Brain { core, store } = &mut *brain;
             let (now, moment) = (clock::now(), clock::moment());
@@ -298,6 +306,7 @@ impl Coordinator {
             let _whole = Whole;
             if !proposal.batch.audit.is_empty() {
                 store.commit(&proposal.batch)?;
+                activity.decided(core.state(), &proposal.batch, now);
             }
             let shut_out = shut_out_by(&proposal.batch);
             // From here on it is so: how soon it is enforced is counted from now.

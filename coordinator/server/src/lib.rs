@@ -5,6 +5,7 @@
 //!   what is on its way to nodes
 //! - [`serve`]: starts all of it and ends it in order; `listeners`: the admin API's two doors
 //! - `nodes`: QUIC connections of nodes, enrolment and sessions; `prefix`: each source gets its share
+//! - `activity`: decisions and flows, written down, streamed and handed on
 //! - `state_dir`, `certificates`: keys and what is signed with them
 //! - [`api`]: the admin HTTP API; [`cli`]: the command line, its client
 
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod serve;
 
+mod activity;
 mod certificates;
 mod listeners;
 mod nodes;

@@ -16,7 +16,7 @@ use postern_model::{
     record::Network,
     token::{Host, HostPort},
 };
-use postern_store::Store;
+use postern_store::{Store, activity::Retention};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    activity::Activity,
     api,
     certificates::{DeviceCa, Identity},
     clock,
@@ -59,6 +60,17 @@ pub struct ServeConfig {
     pub public_address: Option<HostPort>,
     /// How long a grant holds unless renewed.
     pub lease: Duration,
+    /// What becomes of access activity.
+    pub activity: ActivityConfig,
+}
+
+pub use crate::activity::{DEFAULT_KEEP, DEFAULT_MAX_SIZE};
+
+/// What becomes of access activity.
+#[derive(Debug, Clone)]
+pub struct ActivityConfig {
+    /// How long it is kept, and how much of it.
+    pub retention: Retention,
 }
 
 /// Runs the coordinator until it is told to stop (SIGTERM, SIGINT).
@@ -100,6 +112,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let listen = config.listen.unwrap_or_else(default_listen);
     let public_address = public_address(&dir, config, listen.port())?;
     let store = Store::open(&dir.database(), &first_batch()?)?;
+    let (activity, writer) = Activity::open(&dir.activity(), config.activity.retention)?;
     let core_config = CoreConfig {
         lease: config.lease,
         ack_timeout: ACK_TIMEOUT,
@@ -111,10 +124,16 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let listener = listeners::tcp(listen).await?;
     let socket = listeners::unix(&dir.admin_socket())?;
     let api_tls = identity.api_tls()?;
-    let coordinator = Coordinator::new(core, store, identity.pin(), public_address.clone(), stopping.clone())?;
+    let mut tasks = JoinSet::new();
+    let coordinator =
+        Coordinator::new(core, store, activity, identity.pin(), public_address.clone(), stopping.clone())?;
     tracing::info!(%listen, %public_address, state_dir = %config.state_dir.display(), "the coordinator is running");
 
-    let mut tasks = JoinSet::new();
+    let stop = stopping.clone();
+    tasks.spawn(async move {
+        writer.run(stop).await;
+        Ok(())
+    });
     let timers = coordinator.clone().run_timers();
     tasks.spawn(async move {
         timers.await;

@@ -12,6 +12,7 @@ const DEVICE_CA_KEY: &str = "device-ca.key";
 const PSK_MASTER: &str = "psk-master.key";
 const PUBLIC_ADDRESS: &str = "public-address";
 const DATABASE: &str = "coordinator.db";
+const ACTIVITY: &str = "activity.db";
 /// The admin socket's name inside the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
@@ -35,6 +36,11 @@ impl StateDir {
     /// Where the database is.
     pub(crate) fn database(&self) -> PathBuf {
         self.path(DATABASE)
+    }
+
+    /// Where the access activity is.
+    pub(crate) fn activity(&self) -> PathBuf {
+        self.path(ACTIVITY)
     }
 
     /// Where the admin socket is.

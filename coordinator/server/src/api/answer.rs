@@ -1,6 +1,6 @@
 //! What answers are made of: times that people can read, and the things touched.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use axum::{
     Json,
@@ -45,11 +45,18 @@ impl Serialize for Time {
     }
 }
 
+impl FromStr for Time {
+    type Err = time::error::Parse;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let nanos = OffsetDateTime::parse(text, &Rfc3339)?.unix_timestamp_nanos();
+        // RFC 3339 ends with the year 9999.
+        Ok(Self(Timestamp::from_unix_millis(i64::try_from(nanos.div_euclid(1_000_000)).unwrap_or(i64::MAX))))
+    }
+}
+
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let date = OffsetDateTime::parse(&String::deserialize(deserializer)?, &Rfc3339).map_err(D::Error::custom)?;
-        let millis = i64::try_from(date.unix_timestamp_nanos() / 1_000_000).map_err(D::Error::custom)?;
-        Ok(Self(Timestamp::from_unix_millis(millis)))
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

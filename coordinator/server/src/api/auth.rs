@@ -76,6 +76,14 @@ impl Admin {
         Ok(self.coordinator.submit(self.actor.clone(), command).await?)
     }
 
+    /// Whether whoever asked could ask again: for what goes on for longer than a request.
+    pub(super) async fn is_still_admitted(&self) -> bool {
+        match &self.actor {
+            Actor::ApiKey(id) => self.coordinator.read(|core| core.state().api_keys.contains_key(id)).await,
+            _ => true,
+        }
+    }
+
     /// Carries out a command and answers with what it touched, as it is then.
     pub(super) async fn change<R: Serialize>(
         &self,

@@ -7,6 +7,7 @@
 //! - `auth`: who may ask; `request`: what is asked; `answer`, `problem`: what comes of it
 //! - one file per thing: its rows and its routes
 
+pub(crate) mod activity;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod changes;
@@ -59,7 +60,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(changes::routes())
         .merge(api_keys::routes())
         .route_layer(middleware::from_fn(request::no_query));
-    let routes = plain.merge(audit::routes()).merge(inquiry::routes());
+    let routes = plain.merge(audit::routes()).merge(activity::routes()).merge(inquiry::routes());
     Router::new()
         .nest(PREFIX, routes)
         .fallback(no_route)

@@ -8,7 +8,12 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use postern_model::{
     ApiKey,
@@ -19,10 +24,12 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    task::JoinHandle,
 };
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::lines::Lines;
 use crate::{
     api::{PREFIX, problem::Problem},
     state_dir::ADMIN_SOCKET,
@@ -72,9 +79,40 @@ pub(super) enum Failure {
     Refused(String),
 }
 
+impl Failure {
+    /// Whether it may be over in a moment: the coordinator restarts.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::NotRunning(_) | Self::Unreachable { .. } | Self::Lost(_))
+    }
+}
+
 impl Door {
     /// Asks, and waits for the answer: JSON.
     pub(super) async fn call(&self, call: Call) -> Result<String, Failure> {
+        let answer = async {
+            let Answer { response, driving } = self.ask(call).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|error| lost(&error))?.to_bytes();
+            drop(driving);
+            read(status, body)
+        };
+        tokio::time::timeout(ANSWER, answer).await.map_err(|_| Failure::Lost("no answer in time".into()))?
+    }
+
+    /// Asks for what goes on and on: lines.
+    pub(super) async fn open(&self, call: Call) -> Result<Lines, Failure> {
+        let answer = tokio::time::timeout(ANSWER, self.ask(call)).await;
+        let Answer { response, driving } = answer.map_err(|_| Failure::Lost("no answer in time".into()))??;
+        if response.status().is_success() {
+            return Ok(Lines::new(response, driving));
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| lost(&error))?.to_bytes();
+        Err(read(status, body).err().unwrap_or(Failure::Lost("it ended at once".into())))
+    }
+
+    /// Asks, and waits until the answer begins.
+    async fn ask(&self, call: Call) -> Result<Answer, Failure> {
         match self {
             Self::Socket(dir) => {
                 let path = dir.join(ADMIN_SOCKET);
@@ -89,6 +127,25 @@ impl Door {
             }
         }
     }
+}
+
+/// An answer that has begun.
+struct Answer {
+    response: Response<Incoming>,
+    driving: Driving,
+}
+
+/// The connection goes on for as long as this is there.
+pub(super) struct Driving(JoinHandle<hyper::Result<()>>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn lost(error: &hyper::Error) -> Failure {
+    Failure::Lost(error.to_string())
 }
 
 fn socket_failure(error: &io::Error, dir: &Path, path: &Path) -> Failure {
@@ -127,21 +184,11 @@ async fn exchange(
     call: Call,
     host: &str,
     key: Option<&ApiKey>,
-) -> Result<String, Failure> {
-    let lost = |error: hyper::Error| Failure::Lost(error.to_string());
+) -> Result<Answer, Failure> {
     let request = request(call, host, key)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    let driving = tokio::spawn(connection);
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(lost)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
-        Ok((status, body))
-    };
-    let answer = tokio::time::timeout(ANSWER, answer).await;
-    driving.abort();
-    let (status, body) = answer.map_err(|_| Failure::Lost("no answer in time".into()))??;
-    read(status, body)
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
+    let driving = Driving(tokio::spawn(connection));
+    Ok(Answer { response: sender.send_request(request).await.map_err(|error| lost(&error))?, driving })
 }
 
 fn request(call: Call, host: &str, key: Option<&ApiKey>) -> Result<Request<Full<Bytes>>, Failure> {

@@ -1,10 +1,13 @@
 //! The command line. All but `serve` asks a running coordinator through its admin API.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong input. With `--json`, standard output is one object or one list.
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong input. With `--json`, standard output is one object or one list, and for
+//! `activity tail` and `activity export` one object per line.
 
+mod activity;
 mod client;
 mod inquiry;
 mod json;
+mod lines;
 mod plan;
 mod policies;
 mod render;
@@ -14,6 +17,7 @@ mod words;
 
 use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode};
 
+use activity::words::ActivityWords;
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 use client::Door;
@@ -100,8 +104,9 @@ fn door(cli: &Cli, explicit_state_dir: bool) -> Result<Door> {
 }
 
 fn run_serve(state_dir: &Path, words: ServeWords) -> Result<()> {
-    let ServeWords { listen, public_address, lease } = words;
-    let config = ServeConfig { state_dir: state_dir.to_owned(), listen, public_address, lease };
+    let ServeWords { listen, public_address, lease, activity } = words;
+    let state_dir = state_dir.to_owned();
+    let config = ServeConfig { state_dir, listen, public_address, lease, activity: activity.into() };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads can't be started")?;
     let result = runtime.block_on(serve(config));
@@ -112,8 +117,14 @@ fn run_serve(state_dir: &Path, words: ServeWords) -> Result<()> {
 
 fn run_admin(door: &Door, cli: Cli) -> Result<ExitCode> {
     let is_verification = matches!(cli.words, Words::Audit(words::AuditWords::Verify));
-    let Plan { call, tell } = plan::plan(cli.words).context("nothing to ask for")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let words = match cli.words {
+        Words::Activity(words @ (ActivityWords::Tail { .. } | ActivityWords::Export { .. })) => {
+            return runtime.block_on(activity::run(door, words, cli.json));
+        }
+        words => words,
+    };
+    let Plan { call, tell } = plan::plan(words).context("nothing to ask for")?;
     let answer = runtime.block_on(door.call(call))?;
     // A broken chain is an answer like any other, but no success.
     let strange = "the coordinator's answer makes no sense; is it of another version?";

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{
+    activity,
     client::Call,
     inquiry, policies, render,
     words::{
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// Tells an answer to a person; `Err` when it is not what was expected.
-type Tell = Box<dyn FnOnce(Value) -> serde_json::Result<String>>;
+pub(super) type Tell = Box<dyn FnOnce(Value) -> serde_json::Result<String>>;
 
 /// One call, and what is told of its answer.
 pub(super) struct Plan {
@@ -40,6 +41,7 @@ pub(super) fn plan(words: Words) -> Option<Plan> {
         Words::Token(words) => token(words),
         Words::Device(words) => device(words),
         Words::Grant(GrantWords::List) => get("/grants", table(render::grants)),
+        Words::Activity(words) => return activity::plan(&words),
         Words::Audit(AuditWords::List { after, limit }) => {
             let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
             get(&format!("/audit?limit={limit}{after}"), table(render::audit))

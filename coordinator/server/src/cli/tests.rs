@@ -74,6 +74,14 @@ fn each_command_is_one_call() {
         ("device revoke laptop", plain(Method::POST, "/devices/laptop/revoke".into())),
         ("device remove ../users/alice", plain(Method::DELETE, "/devices/..%2Fusers%2Falice".into())),
         ("grant list", plain(Method::GET, "/grants".into())),
+        ("activity list", plain(Method::GET, "/activity?limit=100".into())),
+        (
+            "activity list --user a&b --kind flow_open --since 2026-05-01T12:00:00Z --after 7 --limit 5",
+            plain(
+                Method::GET,
+                "/activity?limit=5&user=a%26b&kind=flow_open&since=2026-05-01T12%3A00%3A00.000Z&after=7".into(),
+            ),
+        ),
         ("audit list", plain(Method::GET, "/audit?limit=100".into())),
         ("audit list --after 7 --limit 5", plain(Method::GET, "/audit?limit=5&after=7".into())),
         ("audit verify", plain(Method::GET, "/audit/verify".into())),
@@ -121,6 +129,8 @@ fn wrong_words_exit_with_2_and_say_what_would_be_right() {
         ("serve --public-address example.com", "coordinator.example.com:8443"),
         ("serve --lease 1ms", "10m"),
         ("user list --url http://example.com:8443", "https://coordinator.example.com:8443"),
+        ("serve --activity-keep 1s", "90days"),
+        ("serve --activity-max-size 1GB", "1GiB"),
         ("user lsit", "list"),
     ] {
         let error = parsed(line).map(|_| ()).unwrap_err();

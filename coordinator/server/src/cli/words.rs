@@ -9,6 +9,7 @@ use postern_model::{
 };
 
 use super::{
+    activity::words::{ActivityServeWords, ActivityWords},
     inquiry::{ChangeWords, ExplainWords, WhoCanWords},
     policies::PolicyWords,
 };
@@ -78,6 +79,9 @@ pub(super) enum Words {
     /// What devices may reach right now.
     #[command(subcommand)]
     Grant(GrantWords),
+    /// Who reached what: decisions and flows.
+    #[command(subcommand)]
+    Activity(ActivityWords),
     /// What happened: a log that can't be altered in secret.
     #[command(subcommand)]
     Audit(AuditWords),
@@ -97,6 +101,8 @@ pub(super) struct ServeWords {
     /// How long a grant holds unless it is renewed.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = lease)]
     pub(super) lease: Duration,
+    #[command(flatten)]
+    pub(super) activity: ActivityServeWords,
 }
 
 #[derive(Debug, Subcommand)]

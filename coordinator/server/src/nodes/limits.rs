@@ -31,6 +31,9 @@ const REPEATS: Rate = Rate { burst: 3, every: Duration::from_secs(60) };
 const TOKEN_REFUSALS: Rate = Rate { burst: 16, every: Duration::from_secs(30) };
 /// Enrolments refused from one source prefix.
 const SOURCE_REFUSALS: Rate = Rate { burst: 32, every: Duration::from_secs(5) };
+/// Messages of a gateway that tell of flows: thousands of flows in a second, and what was spooled in minutes. The log is not
+/// one gateway's alone.
+const ACTIVITY: Rate = Rate { burst: 500, every: Duration::from_millis(20) };
 /// Entries that are kept without looking through them for those that say nothing any more.
 const FEW: usize = 4096;
 /// Sources that are kept at most; tokens and devices are as many as the admin has made.
@@ -52,6 +55,7 @@ struct Device {
     hellos: Bucket,
     renewals: Bucket,
     repeats: Bucket,
+    activity: Bucket,
     posture: Spacing,
     reach: Spacing,
     /// What it last said of where it may be reached, digested.
@@ -65,6 +69,7 @@ impl Default for Device {
             hellos: Bucket::new(HELLOS),
             renewals: Bucket::new(RENEWALS),
             repeats: Bucket::new(REPEATS),
+            activity: Bucket::new(ACTIVITY),
             posture: Spacing::new(POSTURE),
             reach: Spacing::new(REACH),
             last_reach: None,
@@ -74,7 +79,7 @@ impl Default for Device {
 
 impl Device {
     fn is_idle(&self, now: Moment) -> bool {
-        [self.access, self.hellos, self.renewals, self.repeats].iter().all(|bucket| bucket.is_full(now))
+        [self.access, self.hellos, self.renewals, self.repeats, self.activity].iter().all(|bucket| bucket.is_full(now))
             && [self.posture, self.reach].iter().all(|spacing| spacing.is_over(now))
     }
 }
@@ -139,6 +144,11 @@ impl Limits {
             device.last_reach = Some(said);
         }
         Ok(())
+    }
+
+    /// Whether what a gateway tells of flows is taken now, or else when to ask again.
+    pub(super) fn take_activity(&mut self, device: DeviceId, now: Moment) -> Result<(), Duration> {
+        if self.device(device, now).activity.take(now) { Ok(()) } else { Err(ACTIVITY.every) }
     }
 
     /// Whether a device may now get its certificate by the request that enrolled it.
@@ -225,6 +235,8 @@ mod tests {
         assert_eq!((0..1000).filter(|_| limits.take_access(LAPTOP, at(1))).count(), 128);
         assert_eq!((0..1000).filter(|_| limits.take_access(LAPTOP, at(1001))).count(), 20);
         assert_eq!((0..1000).filter(|_| limits.take_hello(LAPTOP, at(1))).count(), 10);
+        assert_eq!((0..1000).filter(|_| limits.take_activity(LAPTOP, at(1)).is_ok()).count(), 500);
+        assert_eq!((0..1000).filter(|_| limits.take_activity(LAPTOP, at(1001)).is_ok()).count(), 50);
         assert_eq!((0..1000).filter(|_| limits.take_renewal(LAPTOP, at(1))).count(), 10);
         assert_eq!(limits.take_posture(LAPTOP, at(1)), Ok(()));
         assert_eq!(limits.take_posture(LAPTOP, at(2)), Err(Duration::from_millis(9_999)));

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! - `endpoint`: the socket, and what a connection may take of memory
+//! - `activity`: what gateways tell of flows, beside the rest of a session
 //! - `limits`, `pace`: how often; `registry`: which connections a device has
 
+mod activity;
 mod connection;
 mod endpoint;
 mod enrolment;

@@ -10,6 +10,7 @@ use tokio::{sync::mpsc, time::Sleep};
 
 use super::{
     Nodes,
+    activity::{Tellings, Told},
     connection::DeviceConnection,
     enrolment::canonical,
     stream::{self, StreamError},
@@ -79,9 +80,11 @@ impl Nodes {
         self.coordinator.connect(id, *number, hello, from, identity.renew_in).await?;
         tracing::info!(device = %id, %from, "a node connected");
         let (replies, replied) = mpsc::channel(8);
+        let (tellings, told) = Tellings::new();
         let ended = tokio::select! {
             ended = write(send, outbox, replied, connection) => ended,
-            ended = self.listen(device, &mut reader, replies, waiting) => ended,
+            ended = self.record(device, told, replies.clone()) => ended,
+            ended = self.listen(device, &mut reader, replies, tellings, waiting) => ended,
         };
         tracing::info!(device = %id, %from, "a node left");
         ended
@@ -93,6 +96,7 @@ impl Nodes {
         device: &DeviceConnection,
         reader: &mut stream::Reader,
         replies: mpsc::Sender<CoordinatorMessage>,
+        tellings: Tellings,
         mut waiting: Waiting,
     ) -> Result<()> {
         loop {
@@ -118,6 +122,7 @@ impl Nodes {
                 }
                 NodeMessage::Posture { posture } => self.posture(device, posture, &mut waiting).await?,
                 NodeMessage::Candidates { candidates } => self.candidates(device, candidates, &mut waiting).await,
+                NodeMessage::Activity { spool, entries } => tellings.hand_over(Told { spool, entries })?,
                 message => self.coordinator.message(device.identity.device, device.number, message).await,
             }
         }

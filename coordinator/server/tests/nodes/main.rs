@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod activity;
 mod candidates;
 mod client;
 mod crowd;
+mod handed_on;
 mod memory;
+mod office;
 mod rates;
 mod revoked;
 mod slots;

@@ -20,6 +20,8 @@ pub(crate) struct Running {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) port: u16,
     pub(crate) serve: Child,
+    /// What `serve` is told besides.
+    pub(crate) words: Vec<String>,
 }
 
 pub(crate) struct Said {
@@ -54,10 +56,14 @@ pub(crate) fn free_port() -> u16 {
 
 impl Running {
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_with(tempfile::tempdir().unwrap(), vec![])
+    }
+
+    /// In this directory, and told these words besides.
+    pub(crate) fn start_with(dir: tempfile::TempDir, words: Vec<String>) -> Self {
         let port = free_port();
-        let serve = serve(&dir.path().join("state"), port, &dir.path().join("log"));
-        let running = Self { dir, port, serve };
+        let serve = serve(dir.path(), port, &words);
+        let running = Self { dir, port, serve, words };
         running.wait();
         running
     }
@@ -81,7 +87,7 @@ impl Running {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.serve = serve(&self.state(), self.port, &self.dir.path().join("log"));
+        self.serve = serve(self.dir.path(), self.port, &self.words);
         self.wait();
     }
 
@@ -130,10 +136,11 @@ impl Drop for Running {
     }
 }
 
-pub(crate) fn serve(state: &Path, port: u16, log: &Path) -> Child {
-    let log = fs::File::options().create(true).append(true).open(log).unwrap();
+fn serve(dir: &Path, port: u16, words: &[String]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = program();
-    command.arg("serve").arg("--state-dir").arg(state).args(["--listen", &format!("127.0.0.1:{port}")]);
+    command.arg("serve").arg("--state-dir").arg(dir.join("state")).args(["--listen", &format!("127.0.0.1:{port}")]);
+    command.args(words);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 

@@ -1,5 +1,6 @@
 //! The real router over a real store in a directory of its own.
 
+mod activity;
 mod auth;
 mod changes;
 mod faults;
@@ -15,12 +16,13 @@ use postern_model::{
     audit::Actor,
     token::{HostPort, hash_secret},
 };
-use postern_store::Store;
+use postern_store::{Store, activity::Retention};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
+    activity::{Activity, DEFAULT_KEEP, DEFAULT_MAX_SIZE},
     coordinator::{ApiOrigin, Coordinator},
     serve::first_batch,
 };
@@ -55,7 +57,10 @@ impl Setting {
         };
         let core = Core::new(store.load().unwrap(), config);
         let address: HostPort = "coordinator.example.com:8443".parse().unwrap();
-        let coordinator = Coordinator::new(core, store, PIN, address, CancellationToken::new()).unwrap();
+        let retention = Retention { keep: DEFAULT_KEEP, max_size: DEFAULT_MAX_SIZE };
+        let (activity, writer) = Activity::open(&dir.path().join("activity.db"), retention).unwrap();
+        tokio::spawn(writer.run(CancellationToken::new()));
+        let coordinator = Coordinator::new(core, store, activity, PIN, address, CancellationToken::new()).unwrap();
         let router = super::router(coordinator.clone());
         let network = router.clone().layer(Extension(ApiOrigin::Network));
         let socket = router.layer(Extension(ApiOrigin::Socket)).layer(Extension(Actor::AdminSocket));
