@@ -24,7 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    activity::Activity,
+    activity::{
+        Activity,
+        sinks::{FileSink, HttpSink, SyslogSink},
+    },
     api,
     certificates::{DeviceCa, Identity},
     clock,
@@ -64,13 +67,24 @@ pub struct ServeConfig {
     pub activity: ActivityConfig,
 }
 
-pub use crate::activity::{DEFAULT_KEEP, DEFAULT_MAX_SIZE};
+pub use crate::activity::{
+    DEFAULT_KEEP, DEFAULT_MAX_SIZE,
+    sinks::{HttpTarget, SyslogTarget},
+};
 
 /// What becomes of access activity.
 #[derive(Debug, Clone)]
 pub struct ActivityConfig {
     /// How long it is kept, and how much of it.
     pub retention: Retention,
+    /// Is appended to this file.
+    pub file: Option<PathBuf>,
+    /// Is sent to this syslog daemon.
+    pub syslog: Option<SyslogTarget>,
+    /// Is posted to this receiver.
+    pub http: Option<HttpTarget>,
+    /// With the bearer token in this file.
+    pub http_token_file: Option<PathBuf>,
 }
 
 /// Runs the coordinator until it is told to stop (SIGTERM, SIGINT).
@@ -125,6 +139,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let socket = listeners::unix(&dir.admin_socket())?;
     let api_tls = identity.api_tls()?;
     let mut tasks = JoinSet::new();
+    start_activity(&mut tasks, &activity, &config.activity, stopping)?;
     let coordinator =
         Coordinator::new(core, store, activity, identity.pin(), public_address.clone(), stopping.clone())?;
     tracing::info!(%listen, %public_address, state_dir = %config.state_dir.display(), "the coordinator is running");
@@ -152,6 +167,29 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         listeners::serve_socket(socket, &dir.admin_socket(), router, stop).await
     });
     Ok(tasks)
+}
+
+/// Starts what hands activity on.
+fn start_activity(
+    tasks: &mut JoinSet<Result<()>>,
+    activity: &Activity,
+    config: &ActivityConfig,
+    stopping: &CancellationToken,
+) -> Result<()> {
+    let here = || (activity.clone(), stopping.clone());
+    if let Some(path) = &config.file {
+        let ((activity, stopping), sink) = (here(), FileSink::open(path)?);
+        tasks.spawn(sink.run(activity, stopping));
+    }
+    if let Some(target) = &config.syslog {
+        let ((activity, stopping), sink) = (here(), SyslogSink::new(target.clone()));
+        tasks.spawn(sink.run(activity, stopping));
+    }
+    if let Some(target) = &config.http {
+        let ((activity, stopping), sink) = (here(), HttpSink::new(target.clone(), config.http_token_file.clone())?);
+        tasks.spawn(sink.run(activity, stopping));
+    }
+    Ok(())
 }
 
 /// Both families where the machine has both.

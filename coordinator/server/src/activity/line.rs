@@ -1,7 +1,7 @@
 //! [`ActivityLine`]: a row as JSON, the same in the API, on the command line and in every sink.
 
-use postern_model::{DeviceId, GrantId, PolicyId, ResourceId, Revision};
-use postern_store::activity::{ActivityRecord, ActivityRow};
+use postern_model::{DeviceId, GrantId, PolicyId, ResourceId, Revision, Timestamp};
+use postern_store::activity::{ActivityKind, ActivityRecord, ActivityRow};
 use serde::{Deserialize, Serialize};
 
 use crate::api::answer::Time;
@@ -88,6 +88,18 @@ impl From<ActivityRow> for ActivityLine {
             times,
             revision,
         }
+    }
+}
+
+impl ActivityLine {
+    /// In place of rows that a reader did not get, the last of which was this one.
+    pub(crate) fn gap(last: u64, times: u64, reason: &str, now: Timestamp) -> Self {
+        let record = ActivityRecord {
+            times,
+            reason: Some(reason.to_owned()),
+            ..ActivityRecord::new(ActivityKind::Gap, now, now)
+        };
+        ActivityRow { id: last, record }.into()
     }
 }
 

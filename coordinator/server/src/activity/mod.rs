@@ -1,9 +1,9 @@
-//! Access activity: what was decided and what flowed, written down and streamed.
+//! Access activity: what was decided and what flowed, written down, streamed, and handed on.
 //!
 //! ```text
-//! coordinator::transact ─► decisions ─► Activity::decided ─┐ bounded, never waits
-//! nodes::activity ───────► claims ────► Activity::record ──┴─► writer ─► activity.db ─ feed ─► api: list, stream
-//!                                       bounded, waits
+//! coordinator::transact ─► decisions ─► Activity::decided ─┐ bounded, never waits    ┌─► api: list, stream
+//! nodes::activity ───────► claims ────► Activity::record ──┴─► writer ─► activity.db ─┤ feed
+//!                                       bounded, waits                                └─► sinks: file, syslog, HTTP
 //! ```
 //!
 //! Whoever reads keeps a place in the file and is told that there is more, so a slow one costs no memory. The audit log is the
@@ -12,11 +12,12 @@
 //!
 //! - [`Activity`]: the handle; `writer`: the task behind it
 //! - `decisions`: what a commit decided, as records; `claims`: what is known of the grants that a gateway tells of
-//! - `feed`: reading on as rows come; `line`: a row as JSON
+//! - `feed`: reading on as rows come; `line`: a row as JSON; `sinks`: where rows go besides
 
 pub(crate) mod claims;
 pub(crate) mod feed;
 pub(crate) mod line;
+pub(crate) mod sinks;
 
 mod decisions;
 #[cfg(test)]
@@ -148,6 +149,23 @@ impl Activity {
     /// When the coordinator stops first.
     pub(crate) async fn record(&self, flows: Flows) -> Result<u64, Stopped> {
         self.submit(Arrival::Flows(flows)).await
+    }
+
+    /// Up to which row a receiver has taken all; what there is now, when it has never taken any.
+    async fn cursor(&self, receiver: &str) -> anyhow::Result<u64> {
+        let (path, name) = (self.0.path.clone(), receiver.to_owned());
+        let read = tokio::task::spawn_blocking(move || ActivityReader::open(&path)?.taken(&name)).await??;
+        if let Some(up_to) = read {
+            return Ok(up_to);
+        }
+        let latest = self.latest();
+        self.set_cursor(receiver, latest).await?;
+        Ok(latest)
+    }
+
+    /// Keeps how far a receiver has taken the rows.
+    async fn set_cursor(&self, receiver: &str, up_to: u64) -> Result<(), Stopped> {
+        self.submit(Arrival::Taken { receiver: receiver.to_owned(), up_to }).await.map(drop)
     }
 
     async fn submit(&self, arrival: Arrival) -> Result<u64, Stopped> {

@@ -50,6 +50,7 @@ async fn what_waits_when_the_coordinator_stops_is_written() {
     stopping.cancel();
     writer.run(stopping).await;
     assert_eq!(rows(&activity).await.len(), COMMITS);
+    assert!(activity.set_cursor("late", 1).await.is_err(), "nobody writes any more");
 }
 
 #[tokio::test]

@@ -131,6 +131,9 @@ fn wrong_words_exit_with_2_and_say_what_would_be_right() {
         ("user list --url http://example.com:8443", "https://coordinator.example.com:8443"),
         ("serve --activity-keep 1s", "90days"),
         ("serve --activity-max-size 1GB", "1GiB"),
+        ("serve --activity-syslog /dev/log", "unix:/dev/log"),
+        ("serve --activity-http log.example.com", "https://log.example.com"),
+        ("serve --activity-http-token-file /x", "--activity-http"),
         ("user lsit", "list"),
     ] {
         let error = parsed(line).map(|_| ()).unwrap_err();

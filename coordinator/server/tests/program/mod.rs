@@ -140,7 +140,7 @@ fn serve(dir: &Path, port: u16, words: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = program();
     command.arg("serve").arg("--state-dir").arg(dir.join("state")).args(["--listen", &format!("127.0.0.1:{port}")]);
-    command.args(words);
+    command.args(words).env("SSL_CERT_FILE", dir.join("authorities.pem"));
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 

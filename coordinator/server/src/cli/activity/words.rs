@@ -9,7 +9,7 @@ use postern_store::activity::{ActivityKind, Retention};
 use crate::{
     api::{activity, answer::Time},
     clock,
-    serve::{ActivityConfig, DEFAULT_MAX_SIZE},
+    serve::{ActivityConfig, DEFAULT_MAX_SIZE, HttpTarget, SyslogTarget},
 };
 
 /// The least room: less would not hold what comes within minutes.
@@ -115,11 +115,29 @@ pub(in crate::cli) struct ActivityServeWords {
     /// How much room it may take; the oldest goes.
     #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_MAX_SIZE), value_parser = size)]
     activity_max_size: Size,
+    /// Append it to this file too, as JSON lines; SIGHUP opens the file anew.
+    #[arg(long, value_name = "FILE")]
+    activity_file: Option<PathBuf>,
+    /// Send it to this syslog daemon too.
+    #[arg(long, value_name = "unix:PATH|udp:HOST:PORT|tcp:HOST:PORT")]
+    activity_syslog: Option<SyslogTarget>,
+    /// Post it to this receiver too, as JSON lines, until it is taken.
+    #[arg(long, value_name = "URL")]
+    activity_http: Option<HttpTarget>,
+    /// With the bearer token in this file.
+    #[arg(long, value_name = "FILE", requires = "activity_http")]
+    activity_http_token_file: Option<PathBuf>,
 }
 
 impl From<ActivityServeWords> for ActivityConfig {
     fn from(words: ActivityServeWords) -> Self {
-        Self { retention: Retention { keep: words.activity_keep, max_size: words.activity_max_size.0 } }
+        Self {
+            retention: Retention { keep: words.activity_keep, max_size: words.activity_max_size.0 },
+            file: words.activity_file,
+            syslog: words.activity_syslog,
+            http: words.activity_http,
+            http_token_file: words.activity_http_token_file,
+        }
     }
 }
 
