@@ -165,6 +165,31 @@ async fn a_busy_gateway_passes() {
     assert_eq!((&gap["times"], text(gap, "gateway"), text(gap, "reason")), (&json!(10), "node1", "spool_full"));
 }
 
+/// While activity can't be written, decisions are made as ever, gateways keep theirs, and nothing is lost in the end.
+#[tokio::test]
+async fn a_log_that_can_not_be_written_holds_up_no_decision() {
+    let program = Running::start();
+    let mut office = Office::open(&program, "hq", 1).await;
+    let grant = office.grant().await;
+    rows_once(&program, "--kind allow", 1).await;
+    let other = rusqlite::Connection::open(program.state().join("activity.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let entries = vec![office.opened(grant, 1)];
+    office.told.say(&NodeMessage::Activity { spool: SPOOL, entries }).await;
+    for n in 20..25 {
+        office.denial(n).await;
+        // In the session of the gateway that waits for its answer.
+        assert_eq!(office.grant().await, grant);
+    }
+    assert_eq!(rows(&program, "").len(), 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    let heard: CoordinatorMessage = office.told.hear().await;
+    assert_eq!(heard, CoordinatorMessage::ActivityRecorded { spool: SPOOL, up_to: 1 });
+    let recorded = rows_once(&program, "", 12).await;
+    let count = |kind| recorded.iter().filter(|row| row["kind"] == kind).count();
+    assert_eq!((count("deny"), count("renew"), count("flow_open")), (5, 5, 1), "{recorded:?}");
+}
+
 #[tokio::test]
 async fn no_gateway_fills_the_disk() {
     const ROOM: u64 = 1 << 20;
