@@ -46,6 +46,7 @@ fn record(state: &State, put: &Put<'_>, event: &AuditEvent, now: Timestamp) -> O
         "grant.change" => ActivityKind::Change,
         "grant.end" => ActivityKind::End,
         "access.deny" => ActivityKind::Deny,
+        action if action.starts_with("shadow.") => ActivityKind::Shadow,
         _ => return None,
     };
     let bare = ActivityRecord {
@@ -54,7 +55,11 @@ fn record(state: &State, put: &Put<'_>, event: &AuditEvent, now: Timestamp) -> O
         revision: Some(state.revision.next()),
         ..ActivityRecord::new(kind, event.at, now)
     };
-    Some(if kind == ActivityKind::Deny { denial(state, event, bare) } else { grant(state, put, event, bare) })
+    Some(match kind {
+        ActivityKind::Deny => denial(state, event, bare),
+        ActivityKind::Shadow => shadow(state, event, bare),
+        _ => grant(state, put, event, bare),
+    })
 }
 
 fn grant(state: &State, put: &Put<'_>, event: &AuditEvent, bare: ActivityRecord) -> ActivityRecord {
@@ -79,6 +84,14 @@ fn grant(state: &State, put: &Put<'_>, event: &AuditEvent, bare: ActivityRecord)
         filter: Some(filter.to_string()),
         ..bare
     }
+}
+
+/// What policies in shadow would have decided: the reason is the difference that they would make.
+fn shadow(state: &State, event: &AuditEvent, bare: ActivityRecord) -> ActivityRecord {
+    let difference = event.action.strip_prefix("shadow.").unwrap_or_default().to_owned();
+    let filter = detail(event, "filter").map(str::to_owned);
+    let first = detail(event, "policies").and_then(|policies| policies.split(',').next()?.parse().ok());
+    ActivityRecord { reason: Some(difference), policy: first, filter, ..denial(state, event, bare) }
 }
 
 fn denial(state: &State, event: &AuditEvent, bare: ActivityRecord) -> ActivityRecord {

@@ -55,14 +55,14 @@ impl Office {
 
     /// The laptop asks for a resource.
     pub(crate) async fn ask(&self, resource: ResourceId) -> Stream {
-        Stream::with(&self.connection, &Opening::AccessRequest(AccessRequest { resource })).await
+        Stream::with(&self.connection, &Opening::AccessRequest(AccessRequest { resource, queried: None })).await
     }
 
     /// The laptop gets, or renews, its grant.
     pub(crate) async fn grant(&mut self) -> GrantId {
         let mut answer = self.ask(self.resource).await;
         let CoordinatorMessage::InstallGrant(install) = self.told.hear().await else { panic!("no grant to install") };
-        self.told.say(&NodeMessage::GrantInstalled { grant: install.grant }).await;
+        self.told.say(&NodeMessage::GrantInstalled { grant: install.grant, cut: 0 }).await;
         let AccessReply::Granted(granted) = answer.hear().await else { panic!("denied") };
         granted.grant
     }

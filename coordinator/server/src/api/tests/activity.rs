@@ -23,7 +23,10 @@ impl Setting {
         for n in 0..count {
             let mut id = [0; 16];
             id[..4].copy_from_slice(&n.to_be_bytes());
-            self.coordinator.access(caller, AccessRequest { resource: ResourceId::from_bytes(id) }).await.unwrap();
+            self.coordinator
+                .access(caller, AccessRequest { resource: ResourceId::from_bytes(id), queried: None })
+                .await
+                .unwrap();
         }
         let activity = &self.coordinator.activity;
         activity.feed(u64::from(count) - 1).await.unwrap().wait().await;
