@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use postern_model::JoinToken;
+use postern_model::{DenyReason, JoinToken};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::{
     control::enrol,
     local::{
-        protocol::{DownReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
+        protocol::{DownReply, ExplainedReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
         server::{self, to_line},
     },
     node::NodeHandle,
@@ -171,6 +171,7 @@ impl Daemon {
             Request::Status => to_line(self.status().await),
             Request::Resources => to_line(self.resources().await),
             Request::Ping { resource, count } => to_line(self.ping(&resource, count).await),
+            Request::Explain { resource } => to_line(self.explain(&resource).await),
             Request::Whois { addr } => to_line(self.whois(addr).await),
         }
     }
@@ -309,20 +310,25 @@ impl Daemon {
         self.running()?.resources().await
     }
 
+    /// Why a resource can be reached, or not.
+    async fn explain(&self, resource: &str) -> Result<ExplainedReply> {
+        let node = self.running()?;
+        let row = named(&node, resource).await?;
+        let reply = node.explain(row.id).await?;
+        let because = reply.reason.map(|reason| match reason {
+            // What is missing follows.
+            DenyReason::ConditionNotMet => "a condition of access is not met".to_owned(),
+            reason => reason.to_string(),
+        });
+        Ok(ExplainedReply { id: row.id, name: row.name, allowed: !reply.open.is_empty(), because, reply })
+    }
+
     /// Reaches a resource.
     async fn ping(&self, resource: &str, count: u32) -> Result<PingReply> {
         let node = self.running()?;
-        let rows = node.resources().await?;
-        let named = |row: &&ResourceRow| {
-            row.name.as_str() == resource
-                || row.fqdn.as_str() == resource
-                || row.aliases.iter().any(|alias| alias.as_str() == resource)
-        };
-        let row = rows.iter().find(named);
-        let row =
-            row.with_context(|| format!("there is no resource '{resource}' for this device; see 'postern resources'"))?;
+        let row = named(&node, resource).await?;
         node.grant(row.id).await?;
-        let (with, milliseconds) = ping::ping(row, count).await?;
+        let (with, milliseconds) = ping::ping(&row, count).await?;
         let gateway = node.gateway_of(row.id).await?;
         let endpoint = node.status().await?.peers.into_iter().find(|peer| Some(peer.id) == gateway);
         let endpoint = endpoint.and_then(|peer| peer.endpoint);
@@ -342,4 +348,16 @@ impl Daemon {
     fn running(&self) -> Result<NodeHandle> {
         self.node().context("the node is down; run 'postern up'")
     }
+}
+
+/// The resource with this name, in whichever of its forms.
+async fn named(node: &NodeHandle, resource: &str) -> Result<ResourceRow> {
+    let rows = node.resources().await?;
+    let is_it = |row: &ResourceRow| {
+        row.name.as_str() == resource
+            || row.fqdn.as_str() == resource
+            || row.aliases.iter().any(|alias| alias.as_str() == resource)
+    };
+    let row = rows.into_iter().find(is_it);
+    row.with_context(|| format!("there is no resource '{resource}' for this device; see 'postern resources'"))
 }

@@ -22,7 +22,7 @@ use crate::{
     daemon,
     local::{
         client,
-        protocol::{DownReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
+        protocol::{DownReply, ExplainedReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
     },
     os,
     state_dir::{Settings, StateDir},
@@ -71,6 +71,11 @@ enum Words {
         /// How many times.
         #[arg(short, long, default_value_t = 1)]
         count: u32,
+    },
+    /// Say why a resource can be reached, or not, and what you can do about it.
+    Explain {
+        /// The resource's name, or one of its DNS names.
+        resource: String,
     },
     /// On a gateway: say which device and user has an overlay address.
     Whois {
@@ -140,6 +145,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             if reply.milliseconds.iter().all(Option::is_none) {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Words::Explain { resource } => {
+            let request = Request::Explain { resource };
+            let reply: ExplainedReply = client::ask(running(&state_dir).await?, &request).await?;
+            print(json, &reply, render::explain);
         }
         Words::Whois { address } => {
             let request = Request::Whois { addr: address };

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{Table, presets};
 use postern_model::{Filter, Found, Posture, PublicKey};
 
-use crate::local::protocol::{ActivityRow, DownReply, PingReply, ResourceRow, Status, UpReply, WhoisReply};
+use crate::local::protocol::{
+    ActivityRow, DownReply, ExplainedReply, PingReply, ResourceRow, Status, UpReply, WhoisReply,
+};
 
 pub(super) fn up(reply: &UpReply) -> String {
     let status = &reply.status;
@@ -44,6 +46,27 @@ pub(super) fn logout(reply: &DownReply) -> String {
         "This device had no identity."
     }
     .into()
+}
+
+pub(super) fn explain(explained: &ExplainedReply) -> String {
+    let ExplainedReply { name, because, reply, .. } = explained;
+    let mut lines = vec![match because {
+        None => format!("You can reach {name} on {}.", reply.open),
+        Some(because) => format!("You can't reach {name} now: {because}."),
+    }];
+    let more = if because.is_none() { "For more of it" } else { "For that" };
+    for (at, way) in reply.ways.iter().enumerate() {
+        lines.push(if at == 0 { format!("{more}, this is missing:") } else { "Or this:".to_owned() });
+        lines.extend(way.iter().map(|lack| {
+            let state = if lack.is_known { "not met" } else { "not known" };
+            format!("  {}: {state}; {}", lack.test, lack.hint)
+        }));
+    }
+    if reply.has_untold {
+        let other = if reply.ways.is_empty() { "There may be" } else { "There may also be" };
+        lines.push(format!("{other} conditions that can't be told here; ask your admin."));
+    }
+    lines.join("\n")
 }
 
 pub(super) fn status(status: &Status) -> String {

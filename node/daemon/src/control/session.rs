@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result};
 use postern_dataplane::clock;
 use postern_model::{Fqdn, Moment, ResourceId};
 use postern_wire::{
-    AccessReply, AccessRequest, CoordinatorMessage, Eviction, Hello, Limit, NodeMessage, Opening, close,
+    AccessReply, AccessRequest, CoordinatorMessage, Eviction, ExplainReply, ExplainRequest, Hello, Limit, NodeMessage,
+    Opening, close,
 };
 use quinn::Connection;
+use serde::de::DeserializeOwned;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -52,15 +54,30 @@ impl Session {
         let _ = self.outgoing.send(message);
     }
 
+    /// Asks why a resource can be reached, or not; `None` when the coordinator could not be asked.
+    pub async fn explain(self, resource: ResourceId) -> Option<ExplainReply> {
+        let ask = self.ask(Opening::Explain(ExplainRequest { resource }));
+        match tokio::time::timeout(ACCESS, ask).await {
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) => {
+                tracing::debug!(error = format!("{error:#}"), "a question got no answer");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// One question on a stream of its own, and its answer.
+    async fn ask<T: DeserializeOwned>(&self, question: Opening) -> Result<T> {
+        let (mut send, receive) = self.connection.open_bi().await?;
+        stream::send(&mut send, &question, Limit::Node).await?;
+        let _ = send.finish();
+        stream::Reader::new(receive).next().await?.context("no answer")
+    }
+
     /// Asks for access; `None` when the coordinator could not be asked.
     pub async fn request_access(self, resource: ResourceId, queried: Option<Fqdn>) -> Option<AccessReply> {
-        let ask = async {
-            let (mut send, receive) = self.connection.open_bi().await?;
-            let request = Opening::AccessRequest(AccessRequest { resource, queried });
-            stream::send(&mut send, &request, Limit::Node).await?;
-            let _ = send.finish();
-            stream::Reader::new(receive).next().await?.context("no answer")
-        };
+        let ask = self.ask(Opening::AccessRequest(AccessRequest { resource, queried }));
         match tokio::time::timeout(ACCESS, ask).await {
             Ok(Ok(reply)) => Some(reply),
             Ok(Err(error)) => {

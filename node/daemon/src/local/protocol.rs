@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use postern_model::{DeviceId, Filter, Fqdn, OverlayAddr, Posture, PublicKey, ResourceId, ResourceName, SiteId};
+use postern_wire::ExplainReply;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -38,6 +39,11 @@ pub enum Request {
         resource: String,
         /// How often.
         count: u32,
+    },
+    /// Why can a resource be reached, or not?
+    Explain {
+        /// Which.
+        resource: String,
     },
     /// Who has this overlay address?
     Whois {
@@ -187,6 +193,22 @@ pub struct PingReply {
     pub endpoint: Option<SocketAddr>,
     /// How long each took, in milliseconds; `null` for those without an answer.
     pub milliseconds: Vec<Option<f64>>,
+}
+
+/// Why a resource can be reached, or not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExplainedReply {
+    /// The resource's id.
+    pub id: ResourceId,
+    /// The resource's name.
+    pub name: ResourceName,
+    /// Whether anything of it is open now.
+    pub allowed: bool,
+    /// Why not: a sentence.
+    pub because: Option<String>,
+    /// What the coordinator says.
+    #[serde(flatten)]
+    pub reply: ExplainReply,
 }
 
 /// Who has an overlay address.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun, clock};
 use postern_engine::Engine;
 use postern_model::{Posture, PublicKey, ResourceId};
-use postern_wire::Hello;
+use postern_wire::{ExplainReply, Hello};
 use postern_wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Grant(ResourceId, oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<Status>),
     Resources(oneshot::Sender<Vec<ResourceRow>>),
+    Explain(ResourceId, oneshot::Sender<Option<ExplainReply>>),
     GatewayOf(ResourceId, oneshot::Sender<Option<PublicKey>>),
     Whois(IpAddr, oneshot::Sender<Option<WhoisReply>>),
     Uapi(oneshot::Sender<UapiStatus>),
@@ -182,6 +183,15 @@ impl NodeHandle {
     pub async fn grant(&self, resource: ResourceId) -> Result<()> {
         let granted = tokio::time::timeout(GRANT, self.ask(|answer| Command::Grant(resource, answer)));
         granted.await.context("the coordinator did not answer in time")??.map_err(|reason| anyhow!(reason))
+    }
+
+    /// Why a resource can be reached, or not.
+    ///
+    /// # Errors
+    /// When the coordinator can't be asked.
+    pub async fn explain(&self, resource: ResourceId) -> Result<ExplainReply> {
+        let reply = self.ask(|answer| Command::Explain(resource, answer)).await?;
+        reply.context("the coordinator can't be asked now; 'postern status' says how the node is")
     }
 
     /// How it is.

@@ -34,6 +34,16 @@ impl Node {
                 });
             }
             Command::Resources(answer) => drop(answer.send(self.resources())),
+            Command::Explain(resource, answer) => {
+                let session = self.session.clone();
+                tokio::spawn(async move {
+                    let reply = match session {
+                        Some(session) => session.explain(resource).await,
+                        None => None,
+                    };
+                    let _ = answer.send(reply);
+                });
+            }
             Command::GatewayOf(resource, answer) => {
                 let held = self.engine.resources(clock::now()).into_iter().find(|held| held.entry.id == resource);
                 let _ = answer.send(held.and_then(|held| held.gateway));
