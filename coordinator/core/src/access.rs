@@ -17,7 +17,7 @@ use postern_policy::{Case, Circumstances, visible_in};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
 use crate::{
-    AccessTicket, ChangeReport, Core, Effect, Env, Proposal,
+    AccessTicket, Core, Effect, Env, Proposal,
     denials::Denial,
     draft::{Draft, Drafted},
     psk,
@@ -393,31 +393,6 @@ impl Core {
 }
 
 impl Draft<'_> {
-    /// What a change has come to, for the audit log: proof that it was enforced, and how soon.
-    fn note_report(&mut self, report: &ChangeReport) {
-        let enforced = report.nodes.values().filter(|node| node.pending.is_empty()).count();
-        let nodes = format!("{enforced} of {}", report.nodes.len());
-        let millis =
-            |share| report.percentile(share).map_or_else(|| "-".to_owned(), |latency| latency.as_millis().to_string());
-        let (p50, p99) = (millis(0.5), millis(0.99));
-        let mut details: Vec<(&str, &dyn ToString)> = vec![
-            ("redecided", &report.redecided),
-            ("revoked", &report.ended),
-            ("narrowed", &report.changed),
-            ("cut", &report.cut),
-            ("enforced", &nodes),
-            ("p50_ms", &p50),
-            ("p99_ms", &p99),
-        ];
-        let missing = report.nodes.iter().filter(|(_, node)| !node.pending.is_empty());
-        let missing: Vec<_> = missing.map(|(id, _)| self.device_label(*id)).collect();
-        let missing = missing.join(",");
-        if !missing.is_empty() {
-            details.push(("missing", &missing));
-        }
-        self.note("change.enforced", format!("revision:{}", report.revision), &details);
-    }
-
     fn denial(&mut self, denial: &Denial, times: u64) {
         let labels = (self.device_label(denial.device), self.resource_label(denial.resource));
         let mut details: Vec<(&str, &dyn ToString)> = Vec::new();

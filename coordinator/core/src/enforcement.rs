@@ -9,8 +9,12 @@ use std::{
 
 use postern_model::{DeviceId, GrantId, Moment, Revision, Timestamp, audit::AuditEvent, grant::Grant};
 
+use crate::draft::Draft;
+
 /// The reports that are kept, the latest ones.
 const KEPT: usize = 1024;
+/// The most acknowledgements that are waited for in all of them: with more, the oldest reports go.
+const MAX_AWAITED: usize = 1 << 18;
 /// A report that not all have acknowledged is recorded after so long as it is then: whoever has not by then is offline or
 /// does not speak.
 const RECORDED_AFTER: Duration = Duration::from_secs(30);
@@ -37,8 +41,10 @@ pub struct ChangeReport {
     pub cut: u64,
     /// The gateways that are to enforce it.
     pub nodes: BTreeMap<DeviceId, NodeReport>,
-    /// From the commit to each acknowledgement, sorted.
-    pub latencies: Vec<Duration>,
+    /// From the commit to each acknowledgement; emptied once the report is recorded.
+    latencies: Vec<Duration>,
+    /// The median and the 99th percentile, once it is.
+    summary: Option<(Duration, Duration)>,
     committed: Moment,
     is_recorded: bool,
 }
@@ -67,12 +73,15 @@ impl NodeReport {
 }
 
 impl ChangeReport {
-    /// The latency that this share of acknowledgements stayed within; `None` before the first.
-    pub fn percentile(&self, share: f64) -> Option<Duration> {
-        let last = self.latencies.len().checked_sub(1)?;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-        let at = ((self.latencies.len() as f64 * share).ceil() as usize).saturating_sub(1);
-        self.latencies.get(at.min(last)).copied()
+    /// What half of the acknowledgements, and 99 in 100, took no longer than; `None` before the first. Acknowledgements that
+    /// come after the report was recorded are not among them.
+    pub fn latency(&self) -> Option<(Duration, Duration)> {
+        self.summary.or_else(|| {
+            let mut sorted = self.latencies.clone();
+            sorted.sort_unstable();
+            let at = |per_cent: usize| sorted.get((sorted.len() * per_cent).div_ceil(100).saturating_sub(1)).copied();
+            Some((at(50)?, at(99)?))
+        })
     }
 
     /// Whether all nodes enforce it.
@@ -131,9 +140,10 @@ impl Enforcement {
             is_recorded: nodes.is_empty(),
             nodes,
             latencies: Vec::new(),
+            summary: None,
             committed,
         });
-        while self.reports.len() > KEPT {
+        while self.reports.len() > KEPT || (self.awaited.len() > MAX_AWAITED && self.reports.len() > 1) {
             if let Some(report) = self.reports.pop_front() {
                 self.forget(&report);
             }
@@ -163,8 +173,9 @@ impl Enforcement {
                 && node.pending.remove(&grant).is_some()
             {
                 node.acknowledged += 1;
-                let at = report.latencies.partition_point(|other| *other <= latency);
-                report.latencies.insert(at, latency);
+                if !report.is_recorded {
+                    report.latencies.push(latency);
+                }
             }
         }
     }
@@ -219,7 +230,11 @@ impl Enforcement {
 
     /// Those that were due then are recorded.
     pub(crate) fn recorded(&mut self, now: Moment) {
-        self.reports.iter_mut().filter(|report| report.is_due(now)).for_each(|report| report.is_recorded = true);
+        for report in self.reports.iter_mut().filter(|report| report.is_due(now)) {
+            report.summary = report.latency();
+            report.latencies = Vec::new();
+            report.is_recorded = true;
+        }
     }
 
     /// In how long the next will be due.
@@ -235,5 +250,34 @@ impl ChangeReport {
     fn is_due(&self, now: Moment) -> bool {
         let is_whole = || self.nodes.values().all(|node| node.pending.is_empty());
         !self.is_recorded && (self.committed + RECORDED_AFTER <= now || is_whole())
+    }
+}
+
+impl Draft<'_> {
+    /// What a change has come to, for the audit log: proof that it was enforced, and how soon.
+    pub(crate) fn note_report(&mut self, report: &ChangeReport) {
+        let enforced = report.nodes.values().filter(|node| node.pending.is_empty()).count();
+        let nodes = format!("{enforced} of {}", report.nodes.len());
+        let millis = |latency: Option<Duration>| {
+            latency.map_or_else(|| "-".to_owned(), |latency| latency.as_millis().to_string())
+        };
+        let (p50, p99) = report.latency().unzip();
+        let (p50, p99) = (millis(p50), millis(p99));
+        let mut details: Vec<(&str, &dyn ToString)> = vec![
+            ("redecided", &report.redecided),
+            ("revoked", &report.ended),
+            ("narrowed", &report.changed),
+            ("cut", &report.cut),
+            ("enforced", &nodes),
+            ("p50_ms", &p50),
+            ("p99_ms", &p99),
+        ];
+        let missing = report.nodes.iter().filter(|(_, node)| !node.pending.is_empty());
+        let missing: Vec<_> = missing.map(|(id, _)| self.device_label(*id)).collect();
+        let missing = missing.join(",");
+        if !missing.is_empty() {
+            details.push(("missing", &missing));
+        }
+        self.note("change.enforced", format!("revision:{}", report.revision), &details);
     }
 }

@@ -35,16 +35,18 @@ fn a_revocation_is_proven_by_its_gateway() {
     assert_eq!((report.redecided, report.ended, report.changed, report.cut), (1, 1, 0, 0));
     assert_eq!(report.what[0].0, "policy.remove");
     assert!(!report.is_enforced(office.shell.now) && !report.nodes[&office.gateway].is_offline);
-    assert_eq!(report.percentile(0.99), None);
+    assert_eq!(report.latency(), None);
     office.shell.pass(Duration::from_millis(7));
     acknowledge_revocation(&mut office, 3);
     let report = last(&office.shell);
     assert!(report.is_enforced(office.shell.now));
-    assert_eq!((report.cut, report.percentile(0.5)), (3, Some(Duration::from_millis(7))));
+    let took = Duration::from_millis(7);
+    assert_eq!((report.cut, report.latency()), (3, Some((took, took))));
     // And that goes into the chain.
     office.shell.forget();
     office.shell.wait(Duration::ZERO);
     assert_eq!(office.shell.actions(), ["change.enforced"]);
+    assert_eq!(last(&office.shell).latency(), Some((took, took)), "it is remembered");
     let details = &office.shell.audit[0].details;
     assert!(details.contains(&("enforced".into(), "1 of 1".into())), "{details:?}");
     office.shell.wait(LEASE);

@@ -1,5 +1,7 @@
 //! `/changes`: what changes have come to at the gateways, with proof: who has acknowledged, and how soon.
 
+use std::time::Duration;
+
 use axum::{Json, Router, routing::get};
 use postern_core::{ChangeReport, Core, Refusal};
 use postern_model::{Revision, Timestamp};
@@ -55,7 +57,8 @@ fn row(core: &Core, report: &ChangeReport, now: Timestamp) -> ChangeRow {
         pending: node.pending.len(),
         until: node.bound(now).map(Time),
     });
-    let millis = |share| report.percentile(share).map(|latency| (latency.as_secs_f64() * 1e5).round() / 100.0);
+    let millis = |latency: Duration| (latency.as_secs_f64() * 1e5).round() / 100.0;
+    let (p50, p99) = report.latency().unzip();
     ChangeRow {
         revision: report.revision,
         at: Time(report.at),
@@ -66,8 +69,8 @@ fn row(core: &Core, report: &ChangeReport, now: Timestamp) -> ChangeRow {
         cut: report.cut,
         enforced: report.nodes.values().filter(|node| node.is_enforced(now)).count(),
         nodes: report.nodes.len(),
-        p50_ms: millis(0.5),
-        p99_ms: millis(0.99),
+        p50_ms: p50.map(millis),
+        p99_ms: p99.map(millis),
         missing: missing.collect(),
     }
 }

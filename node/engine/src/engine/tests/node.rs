@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use postern_model::{DenyReason, GrantId, Moment, ResourceId};
+use postern_model::{DenyReason, GrantId, Moment, ResourceId, Revision};
 use postern_wire::{AccessReply, CoordinatorMessage, Granted, InstallGrant, NodeMessage, Welcome};
 
 use super::setting::{grant, resource, welcome};
@@ -14,12 +14,19 @@ pub(super) struct Node {
     pub(super) now: Moment,
     /// The last table that was published.
     pub(super) table: Option<Arc<ForwardingTable>>,
+    /// The welcomes that it has said to be in force.
+    pub(super) settled: Vec<Revision>,
 }
 
 impl Node {
     /// Nobody has said anything yet.
     pub(super) fn new() -> Self {
-        Self { engine: Engine::new(), now: Moment::from_boot(Duration::from_secs(1000)), table: None }
+        Self {
+            engine: Engine::new(),
+            now: Moment::from_boot(Duration::from_secs(1000)),
+            table: None,
+            settled: Vec::new(),
+        }
     }
 
     /// In a session, with this catalogue.
@@ -27,6 +34,8 @@ impl Node {
         let mut node = Self::new();
         node.welcome(welcome(catalogue));
         assert_eq!(node.events(), ["table"]);
+        node.applied();
+        assert!(node.events().is_empty());
         node
     }
 
@@ -134,6 +143,11 @@ impl Node {
                 assert!(table.generation > self.generation());
                 assert_sound(table, self.now);
                 self.table = Some(Arc::clone(table));
+            }
+            // It follows every welcome, and has tests of its own.
+            if let EngineEvent::Send(NodeMessage::Settled { revision }) = event {
+                self.settled.push(revision);
+                continue;
             }
             lines.push(line(&event));
         }

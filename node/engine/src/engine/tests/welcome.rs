@@ -1,6 +1,6 @@
 //! The snapshot is authoritative; without one nothing passes. The catalogue changes by deltas.
 
-use postern_model::{DenyReason, Filter, Protocol};
+use postern_model::{DenyReason, Filter, Protocol, Revision};
 use postern_wire::{CatalogueEntry, CoordinatorMessage, Welcome};
 
 use super::{
@@ -187,4 +187,23 @@ fn a_removed_resource_may_come_back() {
     node.miss(WIKI, "one");
     node.denied(WIKI, DenyReason::NoPolicy);
     assert_eq!(node.events(), ["ask 0", "denied 0: no_policy", "refuse one: access_denied"]);
+}
+
+#[test]
+fn a_welcome_is_said_to_be_in_force_once_its_table_is() {
+    let mut node = Node::new();
+    node.welcome(Welcome { revision: Revision(7), ..welcome(&[WIKI]) });
+    assert_eq!(node.events(), ["table"]);
+    assert!(node.settled.is_empty(), "what it takes away may still pass");
+    node.applied();
+    assert!(node.events().is_empty());
+    assert_eq!(node.settled, [Revision(7)]);
+    // One that is overtaken by the end of its session proves nothing to the next.
+    node.welcome(Welcome { revision: Revision(8), ..welcome(&[]) });
+    node.engine.handle_disconnected();
+    node.welcome(Welcome { revision: Revision(9), ..welcome(&[]) });
+    node.events();
+    node.applied();
+    node.events();
+    assert_eq!(node.settled, [Revision(7), Revision(9)]);
 }
