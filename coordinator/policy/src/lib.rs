@@ -11,6 +11,7 @@
 //!   as Cedar sees them
 //! - [`visible`], [`visible_in`]: what a device may know of
 //! - [`terms`], [`plan`], [`who_can`]: access without circumstances, to be compared and listed
+//! - [`mentions`]: whom clauses in Cedar speak of
 //! - [`explain`]: why, and what would help (`hint`)
 
 mod asking;
@@ -21,6 +22,7 @@ pub mod expert;
 mod explain;
 mod facts;
 mod hint;
+mod mentions;
 mod nesting;
 mod policy_set;
 mod terms;
@@ -35,6 +37,7 @@ pub use condition::ConditionError;
 pub use decide::{Case, Counting, decide, resources_of, visible, visible_in};
 pub use explain::{Answer, Answered, Asks, DeviceExplanation, Explained, Explanation, Outcome, explain};
 pub use facts::{Circumstances, Facts, Principals, principals, principals_of_user, scopes_of_resource};
+pub use mentions::mentions;
 pub use policy_set::PolicySet;
 pub use terms::{
     Ability, Able, Access, Change, Planned, Term, TermCondition, Who, access, difference, plan, terms, who_can,
