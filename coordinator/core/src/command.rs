@@ -3,9 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{
-    ApiKeyId, DeviceId, Effect, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, ScopeName, SiteName, Subject,
-    TagName, Target, Timestamp, TokenId, UserName,
+    ApiKeyId, DeviceId, Effect, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, Revision, ScopeName,
+    SiteName, Subject, TagName, Target, Timestamp, TokenId, UserName,
 };
+
+use crate::{Declaration, declaration::plan::Step};
 
 /// A change that an admin asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,12 @@ pub enum Command {
     RemovePolicy {
         id: PolicyId,
     },
+    /// All that the declaration speaks of becomes as it says.
+    Declare {
+        declaration: Box<Declaration>,
+        /// Refuse if what declarations speak of has changed since this revision.
+        revision: Option<Revision>,
+    },
     /// The secret is made by the shell and only its hash comes here.
     CreateToken {
         owner: TokenOwner,
@@ -92,6 +100,8 @@ pub enum Command {
 /// What to change of a resource; `None` leaves it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResourceEdit {
+    /// From where it is reached.
+    pub site: Option<SiteName>,
     /// Where its packets go.
     pub target: Option<Target>,
     /// Open TCP ports.
@@ -158,6 +168,8 @@ pub enum Touched {
     Resource(postern_model::ResourceId),
     Policy(PolicyId),
     Policies(Vec<PolicyId>),
+    /// What was done to make things as they are declared.
+    Declared(Vec<Step>),
     Token(TokenId),
     Device(DeviceId),
     ApiKey(ApiKeyId),

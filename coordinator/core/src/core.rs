@@ -18,7 +18,7 @@ use crate::{
     ChangeReport, Command, Effect, Refusal, State, Touched,
     access::FollowUp,
     changes::Changes,
-    commands,
+    commands, declaration,
     denials::Denials,
     draft::Drafted,
     enforcement::{Effects, Enforcement},
@@ -107,6 +107,8 @@ pub struct AccessTicket(pub u64);
 /// The coordinator's brain. See the crate's documentation for the order of calls.
 pub struct Core {
     pub(crate) state: State,
+    /// The revision at which anything last changed that declarations speak of, as far as is known.
+    pub(crate) declared_at: Revision,
     pub(crate) config: CoreConfig,
     pub(crate) sessions: HashMap<DeviceId, Session>,
     pub(crate) surroundings: Surroundings,
@@ -132,6 +134,7 @@ impl Core {
     /// A core over what the store holds. Every device is away; grants go on.
     pub fn new(world: World, config: CoreConfig) -> Self {
         Self {
+            declared_at: world.revision,
             state: State::new(world),
             config,
             sessions: HashMap::new(),
@@ -179,6 +182,7 @@ impl Core {
         // What the changes are about, as it was before them.
         let news = self.catalogue_news(&changes);
         let checks = self.checks_before(&changes);
+        let is_declarative = changes.iter().any(declaration::is_declarative);
         let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
         let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
         let mut gone = Vec::new();
@@ -206,6 +210,9 @@ impl Core {
             .map(|(grant, _)| grant.clone())
             .collect();
         self.begin_report(&audit, &effects, (now, moment));
+        if is_declarative {
+            self.declared_at = self.state.revision;
+        }
         for (grant, end) in ended {
             self.tell_ended(&grant, end);
         }

@@ -49,7 +49,12 @@ impl Drafted {
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(core: &'a Core, actor: Actor, now: Timestamp) -> Self {
-        let (state, surroundings) = (&core.state, &core.surroundings);
+        Self::over(&core.state, core, actor, now)
+    }
+
+    /// A draft over another state than the core's.
+    pub(crate) fn over(state: &'a State, core: &'a Core, actor: Actor, now: Timestamp) -> Self {
+        let surroundings = &core.surroundings;
         Self { state, surroundings, now, actor, changes: Changes::default(), audit: Vec::new(), moved: None }
     }
 
@@ -88,6 +93,17 @@ impl<'a> Draft<'a> {
             &[("device", &device), ("resource", &resource), ("why", &why)],
         );
         self.change(Change::EndGrant(grant.id, end));
+    }
+
+    /// What was drafted so far, with nothing re-decided.
+    pub(crate) fn into_parts(self) -> (Vec<Change>, Vec<AuditEvent>) {
+        (self.changes.into_list(), self.audit)
+    }
+
+    /// Takes in what another draft came to.
+    pub(crate) fn absorb(&mut self, changes: Vec<Change>, audit: Vec<AuditEvent>) {
+        changes.into_iter().for_each(|change| self.change(change));
+        self.audit.extend(audit);
     }
 
     /// Re-decides every grant that the changes can touch, and returns the batch.

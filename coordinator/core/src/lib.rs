@@ -16,12 +16,14 @@
 //! - [`command`], [`effect`]: what comes in from admins, what is to be done
 //! - [`state`]: what the store keeps, with its indexes; `draft`: a batch in the making, with its re-decisions; `changes`: the
 //!   state as it would be after it
+//! - [`declaration`]: how all of that is to be, as a file says it, and what would come of it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
 //! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys
 
 pub mod command;
+pub mod declaration;
 pub mod effect;
 pub mod state;
 
@@ -45,6 +47,7 @@ mod waiting;
 
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
 pub use command::{Command, NewPolicy, Refusal, ResourceEdit, TokenOwner, Touched};
+pub use declaration::Declaration;
 pub use effect::Effect;
 pub use enforcement::{ChangeReport, NodeReport};
 pub use enrolment::{EnrolProof, Enrolment, Foreseen};

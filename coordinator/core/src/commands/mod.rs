@@ -15,7 +15,7 @@ use postern_model::{
 };
 
 use crate::{
-    Command, Core, Env, Refusal, Touched,
+    Command, Core, Env, Refusal, Touched, declaration,
     draft::{Draft, Drafted},
 };
 
@@ -23,13 +23,16 @@ type Result<T> = std::result::Result<T, Refusal>;
 
 /// Drafts what a command changes.
 pub(crate) fn draft(core: &Core, actor: &Actor, command: &Command, env: &mut Env<'_>) -> Result<(Drafted, Touched)> {
+    if let Command::Declare { declaration, revision } = command {
+        return declaration::draft(core, actor, declaration, *revision, env);
+    }
     let mut draft = Draft::new(core, actor.clone(), env.now);
     let touched = draft.carry_out(command, env)?;
     Ok((draft.finish(), touched))
 }
 
 impl Draft<'_> {
-    fn carry_out(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
+    pub(crate) fn carry_out(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
         match command {
             Command::AddUser { name, groups } => self.add_user(name, groups, env),
             Command::SuspendUser { name } => self.set_suspended(name, true),
@@ -50,6 +53,7 @@ impl Draft<'_> {
                 self.remove_policy(&policy);
                 Ok(Touched::Policy(policy.id))
             }
+            Command::Declare { .. } => unreachable!("drafted on its own, in many steps"),
             Command::CreateToken { .. } => self.create_token(command, env),
             Command::WithdrawToken { id } => {
                 let token = self.state.tokens.get(id).ok_or_else(|| not_found("token", id, "token list"))?.clone();

@@ -18,52 +18,59 @@ const MAX_AT_ONCE: usize = 256;
 
 impl Draft<'_> {
     pub(super) fn add_policy(&mut self, new: &NewPolicy, env: &mut Env<'_>) -> Result<Touched> {
-        let condition = match &new.when {
-            None => None,
-            Some(text) => {
-                check_condition(text).map_err(|error| invalid(error.to_string()))?;
-                Some(Condition::Short { text: text.trim().to_owned() })
-            }
-        };
-        let policy = Policy {
+        let policy = self.said_short(new)?;
+        self.put_new_policy(policy, env).map(Touched::Policy)
+    }
+
+    /// What a policy in the short form says; its condition is not looked into, and it has no id yet.
+    pub(crate) fn said_short(&self, new: &NewPolicy) -> Result<Policy> {
+        Ok(Policy {
             id: PolicyId::from_bytes([0; 16]),
             effect: new.effect,
             principal: self.principal(&new.subject)?,
             scope: self.scope(&new.scope)?,
             ports: new.ports.clone(),
-            condition,
+            condition: new.when.as_ref().map(|text| Condition::Short { text: text.trim().to_owned() }),
             until: new.until,
             shadow: new.shadow,
             created_at: self.now,
-        };
-        self.put_policy(policy, env).map(Touched::Policy)
+        })
     }
 
     pub(super) fn add_cedar(&mut self, source: &str, env: &mut Env<'_>) -> Result<Touched> {
+        let policies = self.said_cedar(source)?;
+        policies
+            .into_iter()
+            .map(|policy| self.put_new_policy(policy, env))
+            .collect::<Result<_>>()
+            .map(Touched::Policies)
+    }
+
+    /// What policies in Cedar say; they have no ids yet.
+    pub(crate) fn said_cedar(&self, source: &str) -> Result<Vec<Policy>> {
         let experts = expert::read(source, self.state).map_err(|error| invalid(error.to_string()))?;
         if experts.len() > MAX_AT_ONCE {
             return Err(invalid(format!("at most {MAX_AT_ONCE} policies can be added at once")));
         }
-        let mut ids = Vec::with_capacity(experts.len());
-        for expert in experts {
-            let policy = Policy {
-                id: PolicyId::from_bytes([0; 16]),
-                effect: expert.effect,
-                principal: expert.principal,
-                scope: expert.scope,
-                ports: expert.ports,
-                condition: expert.condition,
-                until: expert.until,
-                shadow: expert.shadow,
-                created_at: self.now,
-            };
-            ids.push(self.put_policy(policy, env)?);
-        }
-        Ok(Touched::Policies(ids))
+        let policies = experts.into_iter().map(|expert| Policy {
+            id: PolicyId::from_bytes([0; 16]),
+            effect: expert.effect,
+            principal: expert.principal,
+            scope: expert.scope,
+            ports: expert.ports,
+            condition: expert.condition,
+            until: expert.until,
+            shadow: expert.shadow,
+            created_at: self.now,
+        });
+        Ok(policies.collect())
     }
 
     /// Adds a policy under an id of its own.
-    fn put_policy(&mut self, policy: Policy, env: &mut Env<'_>) -> Result<PolicyId> {
+    pub(crate) fn put_new_policy(&mut self, policy: Policy, env: &mut Env<'_>) -> Result<PolicyId> {
+        if let Some(Condition::Short { text }) = &policy.condition {
+            check_condition(text).map_err(|error| invalid(error.to_string()))?;
+        }
         if policy.ports.as_ref().is_some_and(Filter::is_empty) {
             return Err(invalid("the policy would be about no port: leave --ports out, or name some".into()));
         }
@@ -160,7 +167,7 @@ impl Draft<'_> {
 
 impl State {
     /// A policy that says the same, if there is one.
-    fn policy_like(&self, policy: &Policy) -> Option<PolicyId> {
+    pub(crate) fn policy_like(&self, policy: &Policy) -> Option<PolicyId> {
         let same = |other: &Policy| Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy;
         let slice = self.policy_set().slice(policy.principal, &policy.scope);
         slice.iter().map(|other| other.policy()).find(|other| same(other)).map(|other| other.id)

@@ -4,7 +4,7 @@ use postern_model::{
     DenyReason, Fqdn, ResourceId, ResourceName, Scope, ScopeName, SiteName, Target,
     change::Change,
     grant::GrantEnd,
-    record::{Resource, Site},
+    record::{Owner, Resource, Site},
 };
 
 use super::{Result, conflict, exists, invalid};
@@ -24,6 +24,31 @@ impl Draft<'_> {
         self.note("site.add", format!("site:{name}"), &[("id", &id)]);
         self.change(Change::PutSite(Site { id, name: name.clone(), created_at: self.now }));
         Ok(Touched::Site(id))
+    }
+
+    /// Removes a site that nothing is left of.
+    pub(crate) fn remove_site(&mut self, name: &SiteName) -> Result<Touched> {
+        let site = self.site(name)?;
+        let owner = Owner::Site(site.id);
+        if let Some(gateway) = self.state.devices_of(owner).next() {
+            let gateway = &gateway.name;
+            return Err(conflict(format!(
+                "site '{name}' still has the gateway '{gateway}': remove it first ('device remove {gateway}')"
+            )));
+        }
+        if let Some(resource) = self.state.resources.values().find(|resource| resource.site == site.id) {
+            let resource = &resource.name;
+            return Err(conflict(format!(
+                "site '{name}' still has the resource '{resource}': move it to another site or remove it first"
+            )));
+        }
+        self.note("site.remove", format!("site:{name}"), &[("id", &site.id)]);
+        let tokens = self.state.tokens.values().filter(|token| token.owner == owner).map(|token| token.id);
+        for token in tokens.collect::<Vec<_>>() {
+            self.change(Change::RemoveToken(token));
+        }
+        self.change(Change::RemoveSite(site.id));
+        Ok(Touched::Site(site.id))
     }
 
     pub(super) fn add_resource(&mut self, command: &Command, env: &mut Env<'_>) -> Result<Touched> {
@@ -134,6 +159,9 @@ impl Draft<'_> {
     pub(super) fn edit_resource(&mut self, name: &ResourceName, edit: &ResourceEdit) -> Result<Touched> {
         let before = self.resource(name)?;
         let mut after = before.clone();
+        if let Some(site) = &edit.site {
+            after.site = self.site(site)?.id;
+        }
         after.target = edit.target.clone().unwrap_or(after.target);
         after.filter.tcp = edit.tcp.clone().unwrap_or(after.filter.tcp);
         after.filter.udp = edit.udp.clone().unwrap_or(after.filter.udp);
@@ -147,8 +175,10 @@ impl Draft<'_> {
         }
         self.check_resource(&after)?;
         let (aliases, tags) = (list(&after.aliases), list(&after.tags));
-        let details: [(&str, &dyn ToString); 5] = [
+        let site = self.state.sites.get(&after.site).map(|site| site.name.to_string()).unwrap_or_default();
+        let details: [(&str, &dyn ToString); 6] = [
             ("id", &after.id),
+            ("site", &site),
             ("target", &after.target),
             ("filter", &after.filter),
             ("aliases", &aliases),

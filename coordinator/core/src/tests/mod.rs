@@ -1,14 +1,18 @@
 //! The core driven as the shell drives it, with simulated time.
 
 mod access;
+mod assertions;
 mod catalogue;
 mod commands;
 mod conditions;
+mod declarations;
+mod declared;
 mod denials;
 mod enforcement;
 mod enrolment;
 mod leases;
 mod office;
+mod plan_scale;
 mod presence;
 mod random;
 mod removal;

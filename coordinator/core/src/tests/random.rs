@@ -49,10 +49,10 @@ fn edit_of((target, filter, aliases, tags): Edits) -> ResourceEdit {
         Some(Filter { tcp, udp, icmp }) => (Some(tcp), Some(udp), Some(icmp)),
         None => (None, None, None),
     };
-    ResourceEdit { target, tcp, udp, icmp, aliases, tags }
+    ResourceEdit { site: None, target, tcp, udp, icmp, aliases, tags }
 }
 
-fn commands() -> impl Strategy<Value = Command> {
+pub(super) fn commands() -> impl Strategy<Value = Command> {
     let user = || (0u8..3).prop_map(|n| format!("u{n}").parse::<postern_model::UserName>().unwrap());
     let group = || (0u8..2).prop_map(|n| format!("g{n}").parse::<postern_model::GroupName>().unwrap());
     let site = || (0u8..2).prop_map(|n| format!("s{n}").parse::<postern_model::SiteName>().unwrap());
@@ -149,7 +149,7 @@ fn device(shell: &Shell, n: usize) -> Option<DeviceId> {
     devices.keys().nth(n.checked_rem(devices.len())?).copied()
 }
 
-fn run(shell: &mut Shell, command: &Command) {
+pub(super) fn run(shell: &mut Shell, command: &Command) {
     // Whether it is refused is another test's business.
     let _ = shell.try_transact(|core, env| core.propose_command(&Actor::AdminSocket, command, env));
     shell.carry_out();
@@ -241,7 +241,7 @@ fn take(shell: &mut Shell, step: &Step) -> Option<()> {
 }
 
 /// A network in which something can happen.
-fn start() -> Shell {
+pub(super) fn start() -> Shell {
     let mut shell = Shell::new();
     for n in 0..2 {
         shell.group(&format!("g{n}"));
@@ -291,7 +291,7 @@ fn is_gateway(shell: &Shell, id: DeviceId) -> bool {
     shell.core.state().devices.get(&id).is_some_and(|device| matches!(device.owner, Owner::Site(_)))
 }
 
-fn check(shell: &Shell) {
+pub(super) fn check(shell: &Shell) {
     let (state, now): (_, Timestamp) = (shell.core.state(), shell.now);
     assert_whole(&shell.core);
     for grant in state.grants.values().filter(|grant| now < grant.expires_at) {

@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{Command, Core, Effect, EnrolProof, Env, NewPolicy, Proposal, Refusal, state::LOOKS};
 
-const USERS: u32 = 10_000;
+pub(super) const USERS: u32 = 10_000;
 const DEVICES: u32 = 20_000;
-const RESOURCES: u32 = 1_000;
-const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+pub(super) const RESOURCES: u32 = 1_000;
+pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 const SECRET: Sha256 = Sha256([7; 32]);
 
 /// An id of its own for each kind and number.
-fn bytes<const N: usize>(kind: u8, number: u32) -> [u8; N] {
+pub(super) fn bytes<const N: usize>(kind: u8, number: u32) -> [u8; N] {
     let mut bytes = [kind; N];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     bytes
@@ -36,7 +36,7 @@ fn device_id(n: u32) -> DeviceId {
     DeviceId::from_bytes(bytes(1, n))
 }
 
-fn resource_id(n: u32) -> ResourceId {
+pub(super) fn resource_id(n: u32) -> ResourceId {
     ResourceId::from_bytes(bytes(2, n))
 }
 
@@ -44,12 +44,12 @@ fn everyone() -> GroupId {
     GroupId::from_bytes(bytes(3, 0))
 }
 
-fn policy_id(n: u32) -> PolicyId {
+pub(super) fn policy_id(n: u32) -> PolicyId {
     PolicyId::from_bytes(bytes(4, n))
 }
 
 /// Two laptops for each user, but for the last two devices, which are gateways; all users in one group.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = super::world();
     let ranges = world.network.ranges;
     let user = |n: u32| UserId::from_bytes(bytes(5, n));

@@ -103,6 +103,7 @@ fn id_of(touched: Touched) -> String {
         Touched::Resource(id) => id.to_string(),
         Touched::Policy(id) => id.to_string(),
         Touched::Policies(ids) => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        Touched::Declared(_) => String::new(),
         Touched::Token(id) => id.to_string(),
         Touched::Device(id) => id.to_string(),
         Touched::ApiKey(id) => id.to_string(),

@@ -115,7 +115,8 @@ async fn edit(
     Body(edit): Body<Edit>,
 ) -> Result<Answer<ResourceRow>, Problem> {
     let Edit { target, tcp, udp, icmp, aliases, tags } = edit;
-    let command = Command::EditResource { name, edit: ResourceEdit { target, tcp, udp, icmp, aliases, tags } };
+    let command =
+        Command::EditResource { name, edit: ResourceEdit { site: None, target, tcp, udp, icmp, aliases, tags } };
     admin.change(command, touched).await
 }
 

@@ -1,0 +1,119 @@
+//! Assertions: what holds, what is said where one does not, and that nothing is done then.
+
+use std::collections::BTreeMap;
+
+use postern_model::Effect;
+
+use super::{
+    declarations::{declared, resource, short, whole},
+    office::{Office, office, tcp},
+    shell::Shell,
+};
+use crate::{
+    Command, Declaration,
+    declaration::{Asserted, Assertion, Given, assertion::Verdict},
+};
+
+fn assertion(expect: Effect, user: &str, resource: &str) -> Assertion {
+    Assertion {
+        name: format!("{expect} {user} {resource}"),
+        expect,
+        who: Asserted::User(user.parse().unwrap()),
+        resource: resource.parse().unwrap(),
+        ports: None,
+        given: None,
+    }
+}
+
+#[test]
+fn an_assertion_that_would_not_hold_stops_it_all() {
+    let mut shell = Shell::new();
+    let stays_out = Declaration { assertions: vec![assertion(Effect::Deny, "alice", "wiki")], ..whole() };
+    let plan = shell.plan(&stays_out).unwrap();
+    let Verdict::Fails(why) = &plan.checks[0].verdict else { panic!("{plan:?}") };
+    assert!(why.contains("under some circumstances") && why.contains("allow group:eng tag:prod on tcp/443"), "{why}");
+    shell.refuses(&stays_out, "'deny alice wiki'");
+
+    let posture = |disk_encrypted| postern_model::Posture { disk_encrypted, ..Default::default() };
+    let given = |disk| Some(Given { posture: Some(posture(disk)), ..Given::default() });
+    let ports = Some(tcp("443"));
+    let allow = |given, ports| Assertion { given, ports, ..assertion(Effect::Allow, "alice", "wiki") };
+    let deny = |given, ports| Assertion { given, ports, ..assertion(Effect::Deny, "alice", "wiki") };
+    for (assertion, holds) in [
+        (allow(given(Some(true)), None), true),
+        (allow(given(Some(true)), ports.clone()), true),
+        (allow(given(Some(false)), None), false),
+        (allow(given(None), None), false),
+        (allow(None, None), false),
+        (allow(given(Some(true)), Some(tcp("443,444"))), false),
+        (deny(given(Some(true)), None), false),
+        (deny(given(Some(true)), Some(tcp("80"))), true),
+        (deny(given(Some(true)), Some(tcp("80,443"))), false),
+        (deny(given(Some(false)), None), true),
+        (deny(None, Some(tcp("80"))), true),
+        (assertion(Effect::Deny, "mallory", "wiki"), false),
+        (assertion(Effect::Deny, "alice", "moon"), false),
+    ] {
+        let plan = shell.plan(&Declaration { assertions: vec![assertion.clone()], ..whole() }).unwrap();
+        assert_eq!(plan.checks[0].verdict == Verdict::Holds, holds, "{assertion:?}: {:?}", plan.checks);
+    }
+    // A denial in force takes it away, under whatever circumstances.
+    let mut denied = stays_out.clone();
+    denied.policies.as_mut().unwrap().push(declared(short(Effect::Deny, "user:alice", "wiki")));
+    shell.apply(&denied).unwrap();
+}
+
+#[test]
+fn assertions_about_devices_are_about_those_there_are() {
+    let Office { mut shell, laptop, .. } = office();
+    let name = shell.core.state().devices[&laptop].name.clone();
+    let of =
+        |who: &str, expect| Assertion { who: Asserted::Device(who.to_owned()), ..assertion(expect, "alice", "wiki") };
+    let holds = |shell: &mut Shell, assertion| {
+        let plan = shell.plan(&Declaration { assertions: vec![assertion], ..Declaration::default() }).unwrap();
+        plan.checks[0].verdict == Verdict::Holds
+    };
+    assert!(holds(&mut shell, of(&name, Effect::Allow)) && holds(&mut shell, of(&laptop.to_string(), Effect::Allow)));
+    assert!(!holds(&mut shell, of("moon", Effect::Allow)) && !holds(&mut shell, of("moon", Effect::Deny)));
+    shell.run(&Command::RevokeDevice { id: laptop }).unwrap();
+    assert!(!holds(&mut shell, of(&name, Effect::Allow)) && holds(&mut shell, of(&name, Effect::Deny)));
+}
+
+#[test]
+fn without_a_coordinator_whoever_is_named_is_made_up() {
+    let check = |declaration: &Declaration| {
+        let mut env = crate::Env { now: super::shell::START, moment: Default::default(), random: &mut fresh() };
+        crate::declaration::check_offline(declaration, &mut env)
+    };
+    let device: postern_model::DeviceId = "0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10".parse().unwrap();
+    let declaration = Declaration {
+        resources: Some(BTreeMap::from([("wiki".parse().unwrap(), resource("hq", "10.0.0.5"))])),
+        policies: Some(vec![
+            declared(short(Effect::Allow, "user:alice", "wiki")),
+            declared(short(Effect::Allow, "group:eng", "wiki")),
+            declared(short(Effect::Deny, &format!("device:{device}"), "wiki")),
+        ]),
+        assertions: vec![
+            assertion(Effect::Allow, "alice", "wiki"),
+            assertion(Effect::Deny, "bob", "wiki"),
+            assertion(Effect::Allow, "bob", "wiki"),
+            Assertion { who: Asserted::Device("laptop".into()), ..assertion(Effect::Allow, "x", "wiki") },
+        ],
+        ..Declaration::default()
+    };
+    let checked: Vec<_> = check(&declaration).unwrap().into_iter().map(|checked| checked.verdict).collect();
+    assert_eq!(checked[..2], [Verdict::Holds, Verdict::Holds]);
+    assert!(matches!(&checked[2], Verdict::Fails(why) if why.contains("no policy allows it")), "{checked:?}");
+    assert!(matches!(&checked[3], Verdict::Skipped(why) if why.contains("'laptop'")), "{checked:?}");
+    let without = Declaration { resources: None, ..declaration };
+    assert!(check(&without).unwrap_err().to_string().contains("no resource 'wiki'"));
+}
+
+/// Random enough for ids.
+fn fresh() -> impl FnMut(&mut [u8]) {
+    let mut counter = 0u8;
+    move |bytes: &mut [u8]| {
+        counter += 1;
+        bytes.fill(counter);
+    }
+}
