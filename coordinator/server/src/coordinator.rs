@@ -131,6 +131,22 @@ impl Coordinator {
         f(&self.brain.lock().await.core)
     }
 
+    /// Looks at the state as last committed, with all that a proposal has at hand; for what takes its time.
+    ///
+    /// # Errors
+    /// When the coordinator is shutting down.
+    pub(crate) async fn look<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Core, &mut Env<'_>) -> R + Send + 'static,
+    ) -> Result<R, SubmitError> {
+        let brain = Arc::clone(&self.brain).lock_owned().await;
+        let work = move || {
+            let (now, moment) = (clock::now(), clock::moment());
+            f(&brain.core, &mut Env { now, moment, random: &mut random })
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| SubmitError::Stopped)
+    }
+
     /// Reads the audit log.
     ///
     /// # Errors
@@ -298,7 +314,6 @@ impl Coordinator {
         let work = move || -> Result<Result<T, E>, Fault> {
             let Brain { core, store } = &mut *brain;
             let (now, moment) = (clock::now(), clock::moment());
-            let mut random = |bytes: &mut [u8]| getrandom::fill(bytes).expect("the system gives random bytes");
             let proposal = match propose(core, &mut Env { now, moment, random: &mut random }) {
                 Ok(proposal) => proposal,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -349,6 +364,11 @@ fn check(core: &Core, registry: &Registry, caller: Caller) -> Result<(), Stale> 
         return Err(Stale::ShutOut);
     }
     if registry.has_session(caller.device, caller.connection) { Ok(()) } else { Err(Stale::Superseded) }
+}
+
+/// Random bytes, for ids.
+pub(crate) fn random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system gives random bytes");
 }
 
 /// The devices that may not be connected any more.

@@ -11,6 +11,7 @@ pub(crate) mod activity;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod changes;
+pub(crate) mod declaration;
 pub(crate) mod devices;
 pub(crate) mod grants;
 pub(crate) mod groups;
@@ -54,6 +55,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(sites::routes())
         .merge(resources::routes())
         .merge(policies::routes())
+        .merge(declaration::routes())
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(grants::routes())

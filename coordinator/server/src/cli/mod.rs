@@ -5,6 +5,7 @@
 
 mod activity;
 mod client;
+mod declaration;
 mod inquiry;
 mod json;
 mod lines;
@@ -45,6 +46,9 @@ pub fn main() -> ExitCode {
         Words::Policy(policies::PolicyWords::Schema) => {
             let _ = write!(std::io::stdout(), "{}", postern_policy::expert::SCHEMA);
             ExitCode::SUCCESS
+        }
+        Words::Policy(policies::PolicyWords::Declared(declaration::DeclarationWords::Test { path })) => {
+            finish(declaration::test(&path, cli.json))
         }
         Words::Serve(words) => {
             log_to_stderr();
@@ -116,6 +120,9 @@ fn run_serve(state_dir: &Path, words: ServeWords) -> Result<()> {
 }
 
 fn run_admin(door: &Door, cli: Cli) -> Result<ExitCode> {
+    if let Words::Policy(policies::PolicyWords::Declared(words)) = cli.words {
+        return declaration::run(words, door, cli.json);
+    }
     let is_verification = matches!(cli.words, Words::Audit(words::AuditWords::Verify));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let words = match cli.words {

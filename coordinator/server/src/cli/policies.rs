@@ -8,6 +8,7 @@ use postern_policy::until;
 use serde_json::{Map, Value, json};
 
 use super::{
+    declaration::DeclarationWords,
     plan::{Plan, post, remove, said, table},
     render,
 };
@@ -28,6 +29,8 @@ pub(super) enum PolicyWords {
         #[arg(long, value_name = "FILE", value_parser = read_file)]
         cedar: String,
     },
+    #[command(flatten)]
+    Declared(DeclarationWords),
     /// Show what policies in Cedar may speak of.
     Schema,
     /// List all policies.
@@ -67,7 +70,7 @@ pub(super) fn plan(words: PolicyWords) -> Option<Plan> {
         PolicyWords::Add { cedar } => {
             post("/policies/cedar", json!({ "source": cedar }), table(|rows: &[PolicyRow]| added(rows)))
         }
-        PolicyWords::Schema => return None,
+        PolicyWords::Schema | PolicyWords::Declared(_) => return None,
         PolicyWords::List => super::plan::get("/policies", table(policies)),
         PolicyWords::Remove { id } => {
             let sentence = format!("Removed policy {id}: open connections that no other policy allows are cut.");

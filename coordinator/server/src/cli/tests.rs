@@ -113,6 +113,8 @@ fn wrong_words_exit_with_2_and_say_what_would_be_right() {
         ("policy allow user:alice wiki --ports 22", "tcp/443"),
         ("policy add --cedar /nowhere.cedar", "/nowhere.cedar can't be read"),
         ("policy remove wiki", "ids look like"),
+        ("policy plan", "<PATH>"),
+        ("policy apply network.toml --revision soon", "--revision <N>"),
         ("token create", "--user <USER>|--site <SITE>"),
         ("token create --user alice --site office", "cannot be used"),
         ("token create --user alice --expires soon", "30m, 1h or 7days"),

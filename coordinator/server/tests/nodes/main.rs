@@ -6,6 +6,7 @@ mod activity;
 mod candidates;
 mod client;
 mod crowd;
+mod declared;
 mod handed_on;
 mod memory;
 mod office;

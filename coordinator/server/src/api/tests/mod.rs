@@ -3,6 +3,7 @@
 mod activity;
 mod auth;
 mod changes;
+mod declaration;
 mod faults;
 
 use axum::{
