@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use postern_core::{Command, Core, CoreConfig, Env, State};
-use postern_model::{Decision, Moment, SecretBytes, Timestamp, audit::Actor, record::Owner};
+use postern_core::{Command, Core, CoreConfig, Env, NewPolicy, State, declaration::DeclaredPolicy};
+use postern_model::{Decision, Moment, SecretBytes, Subject, Timestamp, audit::Actor, record::Owner};
 use postern_policy::{Circumstances, PolicySet, decide};
 use serde_json::json;
 
@@ -45,12 +45,15 @@ pub(crate) fn run(json: bool) -> Result<()> {
             "compiling",
             "member removed",
             "re-decided",
+            "plan",
+            "widest plan",
         ],
         &rows,
     );
     println!(
         "decide: one whole decision, indexed, with posture, time, source and checks. Member removed: one user leaves a group \
-         while {GRANTS} grants are in force; re-decided: the grants looked at for that."
+         while {GRANTS} grants are in force; re-decided: the grants looked at for that. Plan: of the whole network as a \
+         declaration in which one line was added, for a group and a resource, or, the widest, for everyone and everything."
     );
     if json {
         println!("{}", serde_json::to_string_pretty(&all)?);
@@ -69,6 +72,8 @@ struct Figures {
     compiling: Duration,
     member_removed: Duration,
     redecided: usize,
+    plan: Duration,
+    widest_plan: Duration,
 }
 
 impl Figures {
@@ -83,6 +88,8 @@ impl Figures {
             millis(self.compiling),
             millis(self.member_removed),
             self.redecided.to_string(),
+            millis(self.plan),
+            millis(self.widest_plan),
         ]
     }
 
@@ -92,6 +99,7 @@ impl Figures {
             "decide_p99_us": self.p99.as_secs_f64() * 1e6, "slice": self.slice, "memory_bytes": self.memory,
             "compile_ms": self.compiling.as_secs_f64() * 1e3,
             "member_removed_ms": self.member_removed.as_secs_f64() * 1e3, "redecided": self.redecided,
+            "plan_ms": self.plan.as_secs_f64() * 1e3, "widest_plan_ms": self.widest_plan.as_secs_f64() * 1e3,
         })
     }
 }
@@ -124,6 +132,9 @@ fn measure(size: u32) -> Result<Figures> {
     world.grants = grants;
     core = Core::new(world, config());
     let (member_removed, redecided) = remove_member(&core)?;
+    let group = core.state().groups.values().next().context("there is no group")?.name.clone();
+    let plan = plan(&core, Subject::Group(group), "resource-1")?;
+    let widest_plan = self::plan(&core, Subject::Everyone, "everything")?;
     Ok(Figures {
         policies: size,
         p50: times.percentile(0.5),
@@ -134,7 +145,24 @@ fn measure(size: u32) -> Result<Figures> {
         compiling,
         member_removed,
         redecided,
+        plan,
+        widest_plan,
     })
+}
+
+/// Plans the network as it is and one more policy.
+fn plan(core: &Core, subject: Subject, scope: &str) -> Result<Duration> {
+    let mut random = |bytes: &mut [u8]| bytes.fill(7);
+    let mut env = Env { now: after(NOW), moment: Moment::default(), random: &mut random };
+    let mut declaration = core.export(&mut env)?;
+    let (effect, scope) = (postern_model::Effect::Allow, scope.parse()?);
+    let policy = NewPolicy { effect, subject, scope, ports: None, when: None, until: None, shadow: false };
+    declaration.policies.get_or_insert_default().push(DeclaredPolicy::Short(Box::new(policy)));
+    let start = now();
+    let plan = core.plan(&declaration, &mut env)?;
+    let took = start.elapsed();
+    anyhow::ensure!(plan.steps.len() == 1, "one line is one step");
+    Ok(took)
 }
 
 /// A device and a resource. Half of the time one of which some policy speaks, since nobody asks for what they can't see.
