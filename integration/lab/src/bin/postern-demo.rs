@@ -121,7 +121,7 @@ fn demo(keep: bool) -> Result<()> {
 
     story.tell("She begins a long download, and the admin takes the access away", || {
         let mut curl = scene.laptop.command("curl");
-        curl.args(["-sS", "--limit-rate", "4M", "-o", "big", "http://wiki.postern.internal/big"]);
+        curl.args(["-sS", "-o", "big", "http://wiki.postern.internal/big"]);
         let mut download = scene.laptop.spawn("download", &mut curl)?;
         let file = scene.laptop.dir().join("big");
         let size = eventually("the download runs", || {
