@@ -11,11 +11,11 @@
 //!
 //! The servers have no route to the internet or to the overlay: what reaches them comes through the gateway.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     postern::{Coordinator, Node},
-    process::Background,
+    process::{Background, Output},
     servers,
     topology::{Host, Lab, Segment},
     wait::eventually,
@@ -115,17 +115,54 @@ impl Office {
         Ok(())
     }
 
+    /// What curl on the laptop comes to.
+    pub fn get(&self, url: &str) -> Result<Output> {
+        self.laptop.run(&["curl", "-sS", "--max-time", "15", url])
+    }
+
+    /// Holds that a new connection gets through, as soon as the nodes have heard what lets it.
+    pub fn is_open(&self, url: &str) -> Result<()> {
+        eventually(&format!("{url} is reached"), || self.get(url)?.success().map(drop))
+    }
+
+    /// Holds that a new connection is refused, or the name unknown: the user sees an error at once, and nothing hangs.
+    pub fn is_closed(&self, url: &str) -> Result<()> {
+        let output = self.get(url)?;
+        ensure!(matches!(output.code, Some(6 | 7)), "{url}: refused or unknown, not hanging: {output:?}");
+        Ok(())
+    }
+
     /// On the laptop, a download from the wiki that would take two minutes, once it runs.
     pub fn download(&self) -> Result<Background> {
-        let file = self.laptop.dir().join("big");
+        self.download_of("big", "http://wiki.postern.internal/big")
+    }
+
+    /// The same of something else, into the laptop's file `name`.
+    pub fn download_of(&self, name: &str, url: &str) -> Result<Background> {
+        let file = self.laptop.dir().join(name);
         let _ = std::fs::remove_file(&file);
         let mut curl = self.laptop.command("curl");
-        curl.args(["-sS", "-o", "big", "http://wiki.postern.internal/big"]);
-        let download = self.laptop.spawn("download", &mut curl)?;
-        eventually("the download runs", || {
-            ensure!(std::fs::metadata(&file)?.len() > 1 << 20, "too little: {}", download.log());
-            Ok(())
-        })?;
+        curl.args(["-sS", "-o", name, url]);
+        let download = self.laptop.spawn(&format!("download-{name}"), &mut curl)?;
+        self.grows(name).with_context(|| download.log())?;
         Ok(download)
+    }
+
+    /// Waits until a download's file has 1 MiB more than now: it runs.
+    pub fn grows(&self, name: &str) -> Result<()> {
+        let size = || std::fs::metadata(self.laptop.dir().join(name)).map_or(0, |file| file.len());
+        let before = size();
+        eventually(&format!("the download {name} goes on"), || {
+            ensure!(size() > before + (1 << 20), "{} bytes, as before", size());
+            Ok(())
+        })
+    }
+
+    /// Waits for a download to be cut: its app must be told by a reset.
+    pub fn is_cut(&self, download: &mut Background) -> Result<()> {
+        let code = download.wait()?;
+        // 56: the connection was reset while receiving. A download that had run to its end would say 0.
+        ensure!(code == 56 && download.log().contains("reset"), "curl ended with {code}: {}", download.log());
+        Ok(())
     }
 }

@@ -80,6 +80,11 @@ impl Coordinator {
         address.clone_into(&mut self.address);
     }
 
+    /// Where it runs.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Its state directory.
     pub fn state_dir(&self) -> &Path {
         &self.state
@@ -104,6 +109,31 @@ impl Coordinator {
     pub fn ctl(&self, words: &[&str]) -> Result<Value> {
         let stdout = ctl(&self.state, &[words, &["--json"]].concat())?.success().with_context(|| words.join(" "))?;
         serde_json::from_str(&stdout).with_context(|| format!("{}: not JSON: {stdout}", words.join(" ")))
+    }
+
+    /// Starts an admin command that goes on until its handle is dropped; it prints into its log.
+    pub fn begin(&self, name: &str, words: &[&str]) -> Result<Background> {
+        let mut command = self.host.command(&binary("postern-coordinator")?.to_string_lossy());
+        self.host.spawn(name, command.arg("--state-dir").arg(&self.state).args(words))
+    }
+
+    /// Adds a policy (`["allow", "user:alice", "wiki"]`), and returns its id.
+    pub fn policy(&self, words: &[&str]) -> Result<String> {
+        let policy = self.ctl(&[&["policy"], words].concat())?;
+        Ok(policy["id"].as_str().with_context(|| format!("no 'id' in {policy}"))?.to_owned())
+    }
+
+    /// What the change that touched this object (`policy:ID`) has come to, once its gateways enforce it.
+    pub fn enforced(&self, object: &str) -> Result<Value> {
+        eventually(&format!("the change of {object} is enforced"), || {
+            let changes = self.ctl(&["change", "list"])?;
+            let is_of_it = |change: &&Value| change["what"].to_string().contains(object);
+            let found = changes.as_array().context("a list")?.iter().find(is_of_it);
+            let change = found.with_context(|| format!("no such change: {changes}"))?;
+            let change = self.ctl(&["change", "show", &change["revision"].to_string()])?;
+            ensure!(change["enforced"] == change["nodes"], "{change}");
+            Ok(change)
+        })
     }
 
     /// Makes a join token; `words` say for whom (`["--user", "alice"]`).
