@@ -97,10 +97,18 @@ fn a_firewall_opens_access_and_an_ssh_session_ends_with_it() -> Result<()> {
     for words in ["Denied: alice on laptop", "posture.firewall: not met", "turn the firewall on"] {
         ensure!(text.contains(words), "'{words}' in: {text}");
     }
+    // The user is told as much of their own device, and nothing of anyone else.
+    coordinator.ctl(&["user", "add", "bob"])?;
+    coordinator.policy(&["allow", "user:bob", "wiki", "--when", "posture.disk_encrypted"])?;
+    let own = scene.laptop.run(&["explain", "wiki"])?.success()?;
+    ensure!(own.contains("You can't reach wiki now") && own.contains("turn the firewall on"), "{own}");
+    ensure!(!["bob", "disk_encrypted", "policy"].iter().any(|word| own.contains(word)), "{own}");
 
     guard(&scene.office.laptop)?;
     scene.answers("met")?;
     scene.office.is_open(WIKI)?;
+    let own = scene.laptop.run(&["explain", "wiki"])?.success()?;
+    ensure!(own.contains("You can reach wiki"), "{own}");
     let mut download = scene.office.download()?;
     let mut session = ssh(&scene.office, &key)?;
     unguard(&scene.office.laptop)?;
