@@ -138,7 +138,10 @@ fn what_a_gateway_did_not_hear_of_ends_by_the_bound_that_was_told() -> Result<()
     let missing = scene.missing(&change, flows.deaf.0)?;
     let until = missing["until"].as_str().with_context(|| format!("a bound: {missing}"))?.to_owned();
     let text = scene.office.coordinator.run(&["change", "show"])?.success()?;
-    ensure!(text.contains("Enforced on 1 of 2 gateways.") && text.contains("end with their leases"), "{text}");
+    ensure!(
+        text.contains("Enforced on 1 of 2 gateways.") && text.contains("will have ended with the lease by"),
+        "{text}"
+    );
 
     let (_, download, _) = &mut flows.deaf;
     let bound = seconds(scene.coordinator(), &until)?;
@@ -188,7 +191,7 @@ fn a_gateway_that_is_back_before_its_bound_enforces_what_it_has_missed() -> Resu
     let bound = seconds(scene.coordinator(), missing["until"].as_str().context("a bound")?)?;
     ensure!(bound > seconds(scene.coordinator(), "now")? + 300, "the lease is a long one: {missing}");
     let text = scene.office.coordinator.run(&["change", "show", "last"])?.success()?;
-    ensure!(text.contains("is offline: 1 grants there end with their leases"), "{text}");
+    ensure!(text.contains("is offline: 1 grant there will have ended with the lease by"), "{text}");
     let (_, mut download, file) = flows.deaf;
     scene.office.grows(file).context("told as it is: it goes on until the bound, or until the gateway is back")?;
 

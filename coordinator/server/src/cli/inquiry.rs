@@ -93,8 +93,11 @@ fn changes(rows: &[ChangeRow]) -> String {
 fn change_shown(row: &ChangeRow) -> String {
     let mut lines = vec![format!("Change {} of {}: {}", row.revision, row.at.short(), render::list(&row.what))];
     lines.push(format!(
-        "{} grants were decided anew: {} revoked, {} narrowed; {} open connections were cut.",
-        row.redecided, row.revoked, row.narrowed, row.cut
+        "Decided {} anew: {} revoked, {} narrowed. Cut {}.",
+        counted(row.redecided as u64, "grant"),
+        row.revoked,
+        row.narrowed,
+        counted(row.cut, "open connection")
     ));
     if row.nodes == 0 {
         lines.push("No gateway had anything to enforce.".to_owned());
@@ -107,10 +110,15 @@ fn change_shown(row: &ChangeRow) -> String {
     for missing in &row.missing {
         let state = if missing.offline { "is offline" } else { "has not acknowledged" };
         let until = maybe(missing.until.map(super::super::api::answer::Time::short).as_ref());
-        let (gateway, pending) = (&missing.gateway, missing.pending);
-        lines.push(format!("{gateway} {state}: {pending} grants there end with their leases, the last at {until}."));
+        let (gateway, pending) = (&missing.gateway, counted(missing.pending as u64, "grant"));
+        lines.push(format!("{gateway} {state}: {pending} there will have ended with the lease by {until}."));
     }
     lines.join("\n")
+}
+
+/// `1 grant`, `2 grants`.
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn explanations(rows: &[ExplanationRow]) -> String {
@@ -158,4 +166,28 @@ fn reaches(rows: &[ReachRow]) -> String {
         };
         vec![maybe(row.user.as_ref()), maybe(row.device.as_ref()), row.open.to_string(), why]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_with_who_is_missing_and_until_when() {
+        let row = json!({
+            "revision": 7, "at": "2026-05-01T12:00:00Z", "what": ["policy.remove policy:x"], "redecided": 2, "revoked": 2,
+            "narrowed": 0, "cut": 1, "enforced": 1, "nodes": 2, "p50_ms": 1.5, "p99_ms": 1.5,
+            "missing": [{ "gateway": "gw-b", "offline": true, "pending": 1, "until": "2026-05-01T12:10:00Z" }],
+        });
+        let text = change_shown(&serde_json::from_value(row).unwrap());
+        for line in [
+            "Decided 2 grants anew: 2 revoked, 0 narrowed. Cut 1 open connection.",
+            "Enforced on 1 of 2 gateways.",
+            "gw-b is offline: 1 grant there will have ended with the lease by ",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
 }
