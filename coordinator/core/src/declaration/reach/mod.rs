@@ -7,10 +7,7 @@
 
 mod classes;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use classes::{Classes, Named, Principals, Side, Touch, Touched};
 use postern_model::{
@@ -100,7 +97,9 @@ pub(super) fn compare(before: &State, after: &State, changes: &[Change], now: Ti
         return Vec::new();
     }
     let classes = Classes::new(&before, &after);
-    let comparison = Comparison { before, after, now, classes, touched };
+    let service = after.state.devices.values().filter(|it| matches!(it.owner, Owner::Site(_)) && !it.revoked);
+    let service = service.map(|it| it.id).collect();
+    let comparison = Comparison { before, after, now, classes, touched, service };
     let mut rows: BTreeMap<(Vec<Difference>, Group), Vec<ResourceName>> = BTreeMap::new();
     for (resource, touch) in &comparison.touched.resources {
         for (differences, group) in comparison.of_resource(*resource, touch) {
@@ -141,6 +140,42 @@ struct Comparison<'a> {
     now: Timestamp,
     classes: Classes,
     touched: Touched,
+    /// The devices of nobody that are not revoked.
+    service: Vec<DeviceId>,
+}
+
+/// The differences of one resource, each with who shares it.
+struct Rows<'a> {
+    comparison: &'a Comparison<'a>,
+    resource: ResourceId,
+    /// Which row is whose; `None` where nothing differs.
+    known: HashMap<(Principals, Principals), Option<usize>>,
+    rows: Vec<(Vec<Difference>, Group)>,
+}
+
+impl Rows<'_> {
+    /// Which row is that of who was and is these principals.
+    fn at(&mut self, before: Principals, after: Principals) -> Option<usize> {
+        let Self { comparison, resource, known, rows } = self;
+        *known.entry((before, after)).or_insert_with_key(|(before, after)| {
+            let before = comparison.access(comparison.before.state, before.as_ref(), *resource);
+            let after = comparison.access(comparison.after.state, after.as_ref(), *resource);
+            let found = differences(&before, &after);
+            if found.is_empty() {
+                return None;
+            }
+            let same = rows.iter().position(|(differences, _)| *differences == found);
+            Some(same.unwrap_or_else(|| {
+                rows.push((found, Group::default()));
+                rows.len() - 1
+            }))
+        })
+    }
+
+    fn of(&mut self, before: Principals, after: Principals) -> Option<&mut Group> {
+        let at = self.at(before, after)?;
+        self.rows.get_mut(at).map(|(_, group)| group)
+    }
 }
 
 impl<'a> Comparison<'a> {
@@ -150,43 +185,33 @@ impl<'a> Comparison<'a> {
     }
 
     /// Who shares which difference.
-    fn of_resource(&self, resource: ResourceId, touch: &Touch) -> BTreeMap<Vec<Difference>, Group> {
+    fn of_resource(&self, resource: ResourceId, touch: &Touch) -> Vec<(Vec<Difference>, Group)> {
         let named = Named { before: self.before.named(resource), after: self.after.named(resource) };
-        let mut known: HashMap<(Principals, Principals), Rc<Vec<Difference>>> = HashMap::new();
-        let mut compared = |before: Principals, after: Principals| {
-            let found = known.entry((before, after)).or_insert_with_key(|(before, after)| {
-                let before = self.access(self.before.state, before.as_ref(), resource);
-                Rc::new(differences(&before, &self.access(self.after.state, after.as_ref(), resource)))
-            });
-            Rc::clone(found)
-        };
-        let mut rows: BTreeMap<Vec<Difference>, Group> = BTreeMap::new();
+        let mut rows = Rows { comparison: self, resource, known: HashMap::new(), rows: Vec::new() };
         let each = named.before.iter().chain(&named.after);
         let users: BTreeSet<UserId> = each.clone().filter_map(|it| as_user(*it)).collect();
         let devices: BTreeSet<DeviceId> = each.filter_map(|it| as_device(*it)).collect();
         let apart = self.classes.apart(&named);
-        let named_in = |members: &[UserId]| -> Vec<UserId> {
-            members.iter().filter(|user| users.contains(user)).copied().collect()
-        };
         for at in &apart {
             let (class, members) = &self.classes.all[*at];
             if !class.is_touched(touch) {
                 continue;
             }
-            let found = compared(named.in_class(class, true), named.in_class(class, false));
-            let except = named_in(members);
-            if !found.is_empty() && except.len() < members.len() {
-                let row = rows.entry(found.to_vec()).or_default();
-                row.classes.push(*at);
-                row.except.extend(except);
+            if let Some(row) = rows.of(named.in_class(class, true), named.in_class(class, false)) {
+                let is_named = |user: &&UserId| users.contains(user);
+                let except: Vec<_> = members.iter().filter(is_named).copied().collect();
+                if except.len() < members.len() {
+                    row.classes.push(*at);
+                    row.except.extend(except);
+                }
             }
         }
         let is_for_everyone = touch.is_whole || touch.principals.contains(&Principal::Everyone);
-        if is_for_everyone && apart.len() < self.classes.all.len() {
-            let found = compared(named.everyone(true), named.everyone(false));
-            if !found.is_empty() {
-                let is_apart = |user: &&UserId| self.classes.of_user.get(user).is_none_or(|at| apart.contains(at));
-                let row = rows.entry(found.to_vec()).or_default();
+        if is_for_everyone && let Some(row) = rows.of(named.everyone(true), named.everyone(false)) {
+            let is_named = |it: &DeviceId| devices.contains(it);
+            row.devices.extend(self.service.iter().filter(|it| !is_named(it)));
+            if apart.len() < self.classes.all.len() {
+                let is_apart = |user: &UserId| self.classes.of_user.get(user).is_none_or(|at| apart.contains(at));
                 row.except.extend(users.iter().filter(|user| !is_apart(user)));
                 row.all_but = Some(apart.into_iter().collect());
             }
@@ -197,41 +222,26 @@ impl<'a> Comparison<'a> {
             if !class.is_touched(touch) && !touch.principals.contains(&Principal::User(user)) {
                 continue;
             }
-            let found = compared(named.of_user(class, user, true), named.of_user(class, user, false));
-            if !found.is_empty() {
-                rows.entry(found.to_vec()).or_default().users.push(user);
+            if let Some(row) = rows.of(named.of_user(class, user, true), named.of_user(class, user, false)) {
+                row.users.push(user);
             }
         }
         for device in devices {
-            let of_device = |is_before| self.of_device(&named, device, is_before);
-            let found = compared(of_device(true), of_device(false));
-            let owner = self.after.state.devices.get(&device).map(|device| device.owner);
-            let of_user = match owner {
+            let of_user = match self.after.state.devices.get(&device).map(|device| device.owner) {
                 Some(Owner::User(user)) => self.classes.of_user.get(&user).map(|at| {
                     let (class, _) = &self.classes.all[*at];
-                    compared(named.of_user(class, user, true), named.of_user(class, user, false))
+                    rows.at(named.of_user(class, user, true), named.of_user(class, user, false))
                 }),
                 _ => None,
             };
-            if !found.is_empty() && of_user.as_ref() != Some(&found) {
-                rows.entry(found.to_vec()).or_default().devices.push(device);
+            let found = rows.at(self.of_device(&named, device, true), self.of_device(&named, device, false));
+            if let (Some(at), true) = (found, of_user != Some(found)) {
+                rows.rows[at].1.devices.push(device);
             }
         }
-        if is_for_everyone {
-            let found = compared(named.everyone(true), named.everyone(false));
-            if !found.is_empty() {
-                let service =
-                    self.after.state.devices.values().filter(|it| matches!(it.owner, Owner::Site(_)) && !it.revoked);
-                let is_named = |it: &DeviceId| {
-                    [&named.before, &named.after].iter().any(|set| set.contains(&Principal::Device(*it)))
-                };
-                let service: Vec<_> = service.map(|it| it.id).filter(|id| !is_named(id)).collect();
-                if !service.is_empty() {
-                    rows.entry(found.to_vec()).or_default().devices.extend(service);
-                }
-            }
-        }
-        for group in rows.values_mut() {
+        let mut rows = rows.rows;
+        rows.retain(|(_, group)| *group != Group::default());
+        for (_, group) in &mut rows {
             group.except.sort_unstable();
             group.devices.sort_unstable();
         }
@@ -258,11 +268,17 @@ impl<'a> Comparison<'a> {
 
     fn name(&self, group: &Group, left: &mut usize) -> Who {
         let except: HashSet<_> = group.except.iter().collect();
-        let but: Option<HashSet<_>> = group.all_but.as_ref().map(|but| but.iter().collect());
-        let others = but.iter().flat_map(|but| (0..self.classes.all.len()).filter(|at| !but.contains(at)));
-        let classes: Vec<_> = group.classes.iter().copied().chain(others).collect();
-        let members = classes.iter().flat_map(|at| &self.classes.all[*at].1).filter(|it| !except.contains(it));
-        let count = members.clone().count() + group.users.len();
+        let size = |at: &usize| self.classes.all[*at].1.len();
+        // Sorted, since it comes of a set.
+        let but = group.all_but.as_ref();
+        let others = but
+            .into_iter()
+            .flat_map(|but| (0..self.classes.all.len()).filter(move |at| but.binary_search(at).is_err()));
+        let classes = group.classes.iter().copied().chain(others);
+        let members = classes.flat_map(|at| &self.classes.all[at].1).filter(|it| !except.contains(it));
+        let rest = but.map_or(0, |but| self.classes.of_user.len() - but.iter().map(size).sum::<usize>());
+        let whole = group.classes.iter().map(size).sum::<usize>() + rest;
+        let count = whole - group.except.len() + group.users.len();
         let shown = if count > *left { FEW_NAMES } else { count };
         *left -= shown.min(*left);
         let users: Vec<UserId> = members.chain(&group.users).take(shown).copied().collect();
