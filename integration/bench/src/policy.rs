@@ -156,7 +156,9 @@ fn plan(core: &Core, subject: Subject, scope: &str) -> Result<Duration> {
     let mut env = Env { now: after(NOW), moment: Moment::default(), random: &mut random };
     let mut declaration = core.export(&mut env)?;
     let (effect, scope) = (postern_model::Effect::Allow, scope.parse()?);
-    let policy = NewPolicy { effect, subject, scope, ports: None, when: None, until: None, shadow: false };
+    // What no other policy says.
+    let until = Some(NOW.plus(Duration::from_secs(1_000_000_007)));
+    let policy = NewPolicy { effect, subject, scope, ports: None, when: None, until, shadow: false };
     declaration.policies.get_or_insert_default().push(DeclaredPolicy::Short(Box::new(policy)));
     let start = now();
     let plan = core.plan(&declaration, &mut env)?;

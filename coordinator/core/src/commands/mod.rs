@@ -19,6 +19,8 @@ use crate::{
     draft::{Draft, Drafted},
 };
 
+pub(crate) use policies::says;
+
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// Drafts what a command changes.

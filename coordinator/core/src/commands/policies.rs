@@ -165,12 +165,21 @@ impl Draft<'_> {
     }
 }
 
+/// Whether two policies say the same.
+pub(crate) fn says(policy: &Policy, other: &Policy) -> bool {
+    Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy
+}
+
 impl State {
     /// A policy that says the same, if there is one.
     pub(crate) fn policy_like(&self, policy: &Policy) -> Option<PolicyId> {
-        let same = |other: &Policy| Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy;
+        self.policies_like(policy).next()
+    }
+
+    /// The policies that say the same.
+    pub(crate) fn policies_like(&self, policy: &Policy) -> impl Iterator<Item = PolicyId> {
         let slice = self.policy_set().slice(policy.principal, &policy.scope);
-        slice.iter().map(|other| other.policy()).find(|other| same(other)).map(|other| other.id)
+        slice.iter().map(|other| other.policy()).filter(|other| says(other, policy)).map(|other| other.id)
     }
 
     /// Whom a principal names; `None` when that is not there.

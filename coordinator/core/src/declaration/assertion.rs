@@ -231,11 +231,6 @@ impl Facts for Visit<'_> {
 }
 
 impl State {
-    /// Whether two policies say the same.
-    pub(crate) fn says(&self, policy: &Policy, other: &Policy) -> bool {
-        Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy
-    }
-
     /// A policy in words, like `allow group:eng tag:prod on tcp/443, when posture.disk_encrypted`.
     pub(crate) fn policy_words(&self, policy: &Policy) -> String {
         let unknown = || "?".to_owned();

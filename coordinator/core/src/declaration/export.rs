@@ -9,7 +9,7 @@ use postern_model::{
 };
 
 use super::{Declaration, DeclaredGroup, DeclaredPolicy, DeclaredResource};
-use crate::{Core, Env, NewPolicy, Refusal, State, draft::Draft};
+use crate::{Core, Env, NewPolicy, Refusal, State, commands::says, draft::Draft};
 
 impl Core {
     /// The declaration of the state as it is, with all sections, in a stable order. To plan it finds nothing to do.
@@ -44,7 +44,7 @@ impl Core {
                 Some(Condition::Cedar { source, .. }) => {
                     // Names may stand for others by now, or for nothing.
                     let said = draft.said_cedar(source).ok();
-                    let is_same = said.is_some_and(|said| said.len() == 1 && self.state.says(&said[0], policy));
+                    let is_same = said.is_some_and(|said| said.len() == 1 && says(&said[0], policy));
                     if !is_same {
                         unsayable.push(policy.id);
                     }

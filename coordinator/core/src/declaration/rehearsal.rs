@@ -133,8 +133,15 @@ impl Rehearsal<'_> {
             DeclaredPolicy::Short(new) => vec![draft.said_short(new)?],
             DeclaredPolicy::Cedar(source) => draft.said_cedar(source)?,
         };
-        let ids: Option<Vec<_>> = said.iter().map(|policy| self.state.policy_like(policy)).collect();
-        Ok(ids.map_or(Found::NotAll, Found::All))
+        let mut ids = Vec::new();
+        for policy in &said {
+            let before = ids.len();
+            ids.extend(self.state.policies_like(policy));
+            if ids.len() == before {
+                return Ok(Found::NotAll);
+            }
+        }
+        Ok(Found::All(ids))
     }
 
     fn add_policies(
