@@ -4,7 +4,7 @@
 //! A renewal or a change is the same thing again with the same grant; until it is acknowledged, what the gateway had
 //! before stays what the client knows.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use postern_model::{
     Decision, DenyReason, DeviceId, Filter, Fqdn, GrantId, Moment, PolicyId, ResourceId, Timestamp,
@@ -45,6 +45,8 @@ pub(crate) enum FollowUp {
     Await(AccessTicket, GrantId),
     /// The device has told of its posture.
     Heard(DeviceId),
+    /// The device comes from there.
+    Moved(DeviceId, SocketAddr),
     /// These grants hold as their gateways have them; whoever waits for more is told to come again. The denials that were
     /// due then are recorded.
     GiveUp(Vec<GrantId>, Moment),
@@ -258,6 +260,7 @@ impl Core {
     pub(crate) fn follow(&mut self, follow_up: Option<FollowUp>, now: Timestamp) {
         match follow_up {
             None => {}
+            Some(FollowUp::Moved(device, from)) => self.moved(device, from, now),
             Some(FollowUp::Heard(device)) => self.surroundings.note_posture(device, now),
             Some(FollowUp::Deny(ticket, reason)) => {
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
@@ -297,11 +300,12 @@ impl Core {
         (now, moment): (Timestamp, Moment),
     ) {
         let Some(grant) = self.state.grants.get(&id).filter(|grant| grant.gateway == gateway).cloned() else { return };
+        self.enforcement.count_cut(gateway, id, cut);
         // An acknowledgement of what was sent before the last version is none of that.
         if !self.sessions.get_mut(&gateway).is_some_and(|session| session.has_acknowledged(id)) {
             return;
         }
-        self.enforcement.acknowledged(gateway, id, cut, moment);
+        self.enforcement.acknowledged(gateway, id, 0, moment);
         let Some(waiting) = self.waiting.remove(id) else { return };
         for ticket in waiting.tickets {
             self.answer_ready(ticket, id, now);

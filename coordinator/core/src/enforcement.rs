@@ -47,6 +47,8 @@ pub struct ChangeReport {
     summary: Option<(Duration, Duration)>,
     committed: Moment,
     is_recorded: bool,
+    /// Whether it was recorded before all had acknowledged, and is to be once more when they have.
+    is_open: bool,
 }
 
 /// What one gateway has of it.
@@ -61,7 +63,13 @@ pub struct NodeReport {
 }
 
 impl NodeReport {
-    /// Whether nothing that the change took away passes through it any more.
+    /// Whether it has acknowledged all of it.
+    pub fn has_acknowledged(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether nothing that the change took away passes through it any more: it has acknowledged that, or the leases that it
+    /// knows of have ended.
     pub fn is_enforced(&self, now: Timestamp) -> bool {
         self.pending.values().all(|bound| *bound <= now)
     }
@@ -123,7 +131,13 @@ impl Enforcement {
         for grant in effects.ended.iter().chain(&effects.changed) {
             let node = nodes.entry(grant.gateway).or_default();
             node.is_offline = !is_connected(grant.gateway);
-            node.pending.insert(grant.id, grant.expires_at);
+            // A gateway that has not heard of an earlier change goes by the end that it knows.
+            let earlier =
+                self.reports.iter().filter_map(|report| report.nodes.get(&grant.gateway)?.pending.get(&grant.id));
+            let waits = self.awaited.contains_key(&(grant.gateway, grant.id));
+            let known = if waits { earlier.max().copied() } else { None };
+            let bound = known.map_or(grant.expires_at, |known| known.max(grant.expires_at));
+            node.pending.insert(grant.id, bound);
             self.awaited.entry((grant.gateway, grant.id)).or_default().push(revision);
         }
         let is_of_grants = |event: &&AuditEvent| event.action.starts_with("grant.");
@@ -138,6 +152,7 @@ impl Enforcement {
             changed: effects.changed.len(),
             cut: 0,
             is_recorded: nodes.is_empty(),
+            is_open: false,
             nodes,
             latencies: Vec::new(),
             summary: None,
@@ -163,11 +178,20 @@ impl Enforcement {
         }
     }
 
+    /// A gateway has cut so many connections for what became of a grant.
+    pub(crate) fn count_cut(&mut self, device: DeviceId, grant: GrantId, cut: u64) {
+        let revisions = self.awaited.get(&(device, grant)).filter(|_| cut > 0).cloned();
+        // By the last change, if there were several: they were not told apart.
+        if let Some(report) = revisions.and_then(|it| it.last().copied()).and_then(|it| self.report_mut(it)) {
+            report.cut = report.cut.saturating_add(cut);
+        }
+    }
+
     /// A node enforces what became of a grant, and has cut so many connections for it.
     pub(crate) fn acknowledged(&mut self, device: DeviceId, grant: GrantId, cut: u64, now: Moment) {
+        self.count_cut(device, grant, cut);
         for revision in self.awaited.remove(&(device, grant)).unwrap_or_default() {
             let Some(report) = self.report_mut(revision) else { continue };
-            report.cut = report.cut.saturating_add(cut);
             let latency = now.since(report.committed);
             if let Some(node) = report.nodes.get_mut(&device)
                 && node.pending.remove(&grant).is_some()
@@ -234,13 +258,16 @@ impl Enforcement {
             report.summary = report.latency();
             report.latencies = Vec::new();
             report.is_recorded = true;
+            report.is_open = !report.is_whole();
         }
     }
 
     /// In how long the next will be due.
     pub(crate) fn next_due(&self, now: Moment) -> Option<Duration> {
-        let waits = self.reports.iter().filter(|report| !report.is_recorded).map(|report| {
-            if report.is_due(now) { Duration::ZERO } else { (report.committed + RECORDED_AFTER).since(now) }
+        let waits = self.reports.iter().filter_map(|report| match (report.is_due(now), report.is_recorded) {
+            (true, _) => Some(Duration::ZERO),
+            (false, false) => Some((report.committed + RECORDED_AFTER).since(now)),
+            (false, true) => None,
         });
         waits.min()
     }
@@ -248,8 +275,15 @@ impl Enforcement {
 
 impl ChangeReport {
     fn is_due(&self, now: Moment) -> bool {
-        let is_whole = || self.nodes.values().all(|node| node.pending.is_empty());
-        !self.is_recorded && (self.committed + RECORDED_AFTER <= now || is_whole())
+        match (self.is_recorded, self.is_open) {
+            (false, _) => self.committed + RECORDED_AFTER <= now || self.is_whole(),
+            (true, true) => self.is_whole(),
+            (true, false) => false,
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.nodes.values().all(|node| node.pending.is_empty())
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use postern_model::{
-    Decision, DeviceId, ResourceId, Timestamp, UserId,
+    Decision, DeviceId, Filter, ResourceId, Timestamp, UserId,
     record::{Owner, Principal},
 };
-use postern_policy::{Explanation, decide, explain, principals, scopes_of_resource, visible_in};
+use postern_policy::{Case, Explanation, explain, principals, scopes_of_resource, visible_in};
 
 use crate::Core;
 
@@ -17,6 +17,8 @@ pub struct Reach {
     pub device: DeviceId,
     /// What would be decided now, by what is known of the device.
     pub now: Decision,
+    /// What policies could open to it, conditions left out.
+    pub could: Filter,
 }
 
 impl Core {
@@ -33,9 +35,12 @@ impl Core {
             let principals = principals(&self.state, *device);
             principals.is_ok_and(|principals| visible_in(&self.state, &principals, resource).is_ok())
         };
-        let reach =
-            |device| Reach { device, now: decide(&self.state, device, resource, self.surroundings.of(device, now)) };
-        devices.filter(may_know).map(reach).collect()
+        let reach = |device| {
+            let case = Case::new(&self.state, device, resource).ok()?;
+            let decision = case.decide(self.surroundings.of(device, now));
+            Some(Reach { device, now: decision, could: case.could_open(now) })
+        };
+        devices.filter(may_know).filter_map(reach).collect()
     }
 
     /// The users that policies about a resource speak of, who have no device to reach it with.

@@ -21,9 +21,13 @@ use crate::{
     Core, Effect, Env, Proposal,
     access::FollowUp,
     changes::Changes,
-    draft::Draft,
+    draft::{Draft, Drafted},
+    state::State,
     surroundings::{POSTURE_COUNTS, Surrounding},
 };
+
+/// More than so much of what is new in a posture is only counted in the audit log.
+const MAX_NEWS: usize = 16;
 
 /// One device's connection.
 #[derive(Debug)]
@@ -82,10 +86,6 @@ impl Core {
             draft.move_device(device, Circumstances { now: env.now, posture_until, source: Some(source) });
         }
         Proposal::new(draft.finish(), ())
-    }
-
-    fn posture_counts(&self, device: DeviceId, now: Timestamp) -> bool {
-        self.surroundings.of(device, now).posture_until.is_some_and(|until| now < until)
     }
 
     /// What a device now says of itself.
@@ -171,6 +171,38 @@ impl Core {
             checks: self.checks(),
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
+    }
+
+    /// A device's connection comes from elsewhere from now on: what it holds is decided anew.
+    pub fn propose_move(&self, device: DeviceId, connection: u64, from: SocketAddr, env: &mut Env<'_>) -> Proposal<()> {
+        let is_current = self.sessions.get(&device).is_some_and(|session| session.connection == connection);
+        if !is_current {
+            return Proposal::new(Drafted::nothing(), ());
+        }
+        let mut draft = Draft::new(self, Actor::Device(device), env.now);
+        let circumstances = self.surroundings.of(device, env.now);
+        draft.move_device(device, Circumstances { source: Some(from.ip().to_canonical()), ..circumstances });
+        Proposal::new(draft.finish(), ()).then(FollowUp::Moved(device, from))
+    }
+
+    pub(crate) fn moved(&mut self, device: DeviceId, from: SocketAddr, now: Timestamp) {
+        self.surroundings.note_source(device, from.ip().to_canonical());
+        if let Some(session) = self.sessions.get_mut(&device) {
+            session.from = from;
+        }
+        // Where it is seen changes with that; where it says to be, it says itself.
+        let candidates = self.candidates.get(&device).cloned().unwrap_or_default();
+        self.update_candidates(device, candidates, now);
+    }
+
+    /// Whether the posture that is recorded of a device counts.
+    pub fn posture_counts(&self, device: DeviceId, now: Timestamp) -> bool {
+        self.surroundings.of(device, now).posture_until.is_some_and(|until| now < until)
+    }
+
+    /// What is recorded of what a device says of itself: bounded, and without what no policy asks for.
+    pub fn recordable(&self, posture: &Posture) -> Posture {
+        recordable(&self.state, posture)
     }
 
     /// A device said of itself what is recorded already: that counts from now on.
@@ -277,15 +309,26 @@ impl Core {
 
 impl Draft<'_> {
     fn posture(&mut self, device: DeviceId, posture: &Posture) {
-        let posture = posture.clone().bounded();
+        let posture = recordable(self.state, posture);
         let Some(record) = self.state.device(device).filter(|record| record.posture != posture).cloned() else {
             return;
         };
         let details = news(&record.posture, &posture);
-        let details: Vec<_> = details.iter().map(|(name, value)| (name.as_str(), value as &dyn ToString)).collect();
+        let more = details.len().saturating_sub(MAX_NEWS);
+        let shown = details.iter().take(MAX_NEWS);
+        let mut details: Vec<_> = shown.map(|(name, value)| (name.as_str(), value as &dyn ToString)).collect();
+        if more > 0 {
+            details.push(("more", &more));
+        }
         self.note("device.posture", format!("device:{}", record.name), &details);
         self.change(Change::PutDevice(Device { posture, ..record }));
     }
+}
+
+fn recordable(state: &State, posture: &Posture) -> Posture {
+    let mut posture = posture.clone().bounded();
+    posture.checks.retain(|check, _| state.policy_set().asks_for(check));
+    posture
 }
 
 /// What is new in a posture, by the names that policies use.

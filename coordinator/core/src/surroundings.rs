@@ -40,6 +40,13 @@ impl Surroundings {
         }
     }
 
+    /// It is elsewhere.
+    pub(crate) fn note_source(&mut self, device: DeviceId, source: IpAddr) {
+        if let Some(known) = self.devices.get_mut(&device) {
+            known.source = source;
+        }
+    }
+
     pub(crate) fn forget(&mut self, device: DeviceId) {
         self.devices.remove(&device);
     }

@@ -66,6 +66,12 @@ impl<'a> Case<'a> {
         Ok(Self { device, user, groups: groups.collect(), resource, slice: slice(facts, &principals, resource) })
     }
 
+    /// What policies could open of it, under whichever circumstances.
+    pub fn could_open(&self, now: Timestamp) -> Filter {
+        let allowing = self.counted(now, Counting::InForce, Effect::Allow);
+        allowing.fold(Filter::default(), |open, policy| open.union(&policy.ports_of(&self.resource.filter)))
+    }
+
     /// How many policies can concern it.
     pub fn policies(&self) -> usize {
         self.slice.len()

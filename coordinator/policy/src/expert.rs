@@ -113,6 +113,10 @@ pub fn read(source: &str, names: &impl Names) -> Result<Vec<Expert>, CedarError>
     if let Some(error) = result.validation_errors().next() {
         return Err(CedarError::at(source, error));
     }
+    // Such as a policy that can never apply: whoever wrote it meant something else.
+    if let Some(warning) = result.validation_warnings().next() {
+        return Err(CedarError::at(source, warning));
+    }
     let mut policies: Vec<_> = set.policies().collect();
     // Cedar numbers them as they come.
     policies.sort_by_key(|policy| number(policy.id()));

@@ -86,6 +86,18 @@ pub struct Answered {
     pub hint: Option<String>,
 }
 
+impl Answered {
+    /// The opposite of a test that is met, with the same hint.
+    fn opposite(&self) -> Self {
+        let text = match self.text.strip_prefix('!') {
+            Some(text) => text.to_owned(),
+            None if self.text.contains(' ') => format!("!({})", self.text),
+            None => format!("!{}", self.text),
+        };
+        Self { text, answer: Answer::NotMet, hint: self.hint.clone() }
+    }
+}
+
 /// What a test is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
@@ -102,7 +114,7 @@ pub enum Answer {
 pub struct DeviceExplanation {
     /// What is open, or why nothing is.
     pub decision: Result<Filter, DenyReason>,
-    /// The ways to more access: of each the tests that are not met.
+    /// The ways to more access: of each the tests that are not met. Where a policy denies it, what would make it not do so.
     pub ways: Vec<Vec<Answered>>,
     /// Whether there may be other ways, under conditions that can't be told to users.
     pub has_untold: bool,
@@ -284,6 +296,16 @@ impl Explanation {
         if !self.is_visible {
             let decision = if is_barred { decision } else { Err(DenyReason::UnknownResource) };
             return DeviceExplanation { decision, ways: vec![], has_untold: false };
+        }
+        if decision == Err(DenyReason::Forbidden) {
+            // Whatever else would allow it, this comes first. What is asked of the device is the opposite of what denies.
+            let way: Vec<_> = self.fix.iter().map(Answered::opposite).collect();
+            let has_untold = way.is_empty();
+            return DeviceExplanation {
+                decision,
+                ways: Some(way).filter(|way| !way.is_empty()).into_iter().collect(),
+                has_untold,
+            };
         }
         let open = decision.as_ref().ok().cloned().unwrap_or_default();
         let mut ways: Vec<Vec<Answered>> = Vec::new();

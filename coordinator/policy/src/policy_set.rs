@@ -104,6 +104,11 @@ impl PolicySet {
         self.by_principal.values().flat_map(HashMap::values).flatten()
     }
 
+    /// Whether any policy asks for this.
+    pub fn asks_for(&self, check: &Check) -> bool {
+        self.checks.contains_key(check)
+    }
+
     /// What devices have to look at, for any policy.
     pub fn checks(&self) -> impl Iterator<Item = &Check> {
         self.checks.keys()

@@ -245,6 +245,22 @@ impl Coordinator {
         self.transact(propose, |_, _| {}).await
     }
 
+    /// Whether the posture that is recorded of a device counts now.
+    pub(crate) async fn posture_counts(&self, device: DeviceId) -> bool {
+        self.read(|core| core.posture_counts(device, clock::now())).await
+    }
+
+    /// A device's connection comes from elsewhere from now on.
+    pub(crate) async fn moved(
+        &self,
+        device: DeviceId,
+        connection: u64,
+        from: std::net::SocketAddr,
+    ) -> Result<(), Fault> {
+        let propose = move |core: &Core, env: &mut Env<'_>| Ok(core.propose_move(device, connection, from, env));
+        infallible(self.transact(propose, |_, _| {}).await)
+    }
+
     /// A device said of itself what is recorded already.
     pub(crate) async fn posture_again(&self, device: DeviceId, connection: u64) {
         self.handle(|core, now| core.handle_posture_again(device, connection, now)).await;

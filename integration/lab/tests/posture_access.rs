@@ -229,3 +229,31 @@ fn a_firewall_that_goes_while_the_coordinator_is_away_cuts_when_it_is_back() -> 
     scene.office.is_cut(&mut download)?;
     scene.office.is_closed(WIKI)
 }
+
+#[test]
+fn where_a_laptop_comes_from_is_followed_while_its_connection_lives() -> Result<()> {
+    let scene = scene(|_| "source.ip in \"203.0.113.30/32\"".to_owned())?;
+    scene.office.is_open(WIKI)?;
+    let mut download = scene.office.download()?;
+    // The same connection, from another address: QUIC moves along.
+    let laptop = &scene.office.laptop;
+    laptop.ip(&["addr", "add", "203.0.113.31/24", "dev", "eth0"])?;
+    laptop.ip(&["addr", "del", "203.0.113.30/24", "dev", "eth0"])?;
+    laptop.ip(&["addr", "replace", "203.0.113.31/24", "dev", "eth0"])?;
+    scene.answers("not met")?;
+    scene.office.is_cut(&mut download)?;
+    scene.office.is_closed(WIKI)?;
+    let devices = scene.office.coordinator.ctl(&["device", "list"])?;
+    let moved = devices
+        .as_array()
+        .context("a list")?
+        .iter()
+        .any(|row| row["connected_from"].as_str().is_some_and(|from| from.starts_with("203.0.113.31:")));
+    ensure!(moved, "{devices}");
+    // And back.
+    laptop.ip(&["addr", "add", "203.0.113.30/24", "dev", "eth0"])?;
+    laptop.ip(&["addr", "del", "203.0.113.31/24", "dev", "eth0"])?;
+    laptop.ip(&["addr", "replace", "203.0.113.30/24", "dev", "eth0"])?;
+    scene.answers("met")?;
+    scene.office.is_open(WIKI)
+}

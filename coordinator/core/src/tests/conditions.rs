@@ -348,3 +348,29 @@ fn what_is_said_again_counts_again() {
     office.shell.core.handle_posture_again(office.laptop, connection, office.shell.now);
     assert_eq!(office.access().lease, LEASE);
 }
+
+#[test]
+fn a_connection_that_moves_takes_its_grants_along_only_where_they_hold() {
+    let mut office = office_with([when("allow user:alice wiki", "source.ip in \"192.0.2.0/24\"")]);
+    office.access();
+    let connection = office.shell.nodes[&office.laptop].connection.unwrap();
+    let (laptop, elsewhere) = (office.laptop, "198.51.100.7:5000".parse().unwrap());
+    office.shell.transact(|core, env| core.propose_move(laptop, connection - 1, elsewhere, env));
+    assert_eq!(office.shell.core.state().grants.len(), 1, "an older connection moves nothing");
+    office.shell.transact(|core, env| core.propose_move(laptop, connection, elsewhere, env));
+    assert!(office.shell.core.state().grants.is_empty());
+    assert_eq!(office.shell.ask_in_vain(laptop, office.wiki), DenyReason::ConditionNotMet);
+    let home = "192.0.2.9:5000".parse().unwrap();
+    office.shell.transact(|core, env| core.propose_move(laptop, connection, home, env));
+    office.access();
+}
+
+#[test]
+fn what_no_policy_asks_for_is_not_kept() {
+    let mut office = office_with([when("allow user:alice wiki", "process(\"edr\")")]);
+    let checks = ["process:edr", "process:other", "file:/etc/x"].map(|check| (check.parse().unwrap(), Found::Present));
+    office.shell.tell(office.laptop, &Posture { checks: checks.into(), ..posture() });
+    let kept = &office.shell.core.state().devices[&office.laptop].posture.checks;
+    assert_eq!(kept.keys().map(ToString::to_string).collect::<Vec<_>>(), ["process:edr"]);
+    office.access();
+}

@@ -9,7 +9,7 @@ use super::{
     office::{Office, office_with_grant, ports},
     shell::{LEASE, Shell},
 };
-use crate::{ChangeReport, Command};
+use crate::{ChangeReport, Command, NewPolicy};
 
 fn last(shell: &Shell) -> &ChangeReport {
     shell.core.change_reports().next().expect("there is a change")
@@ -112,4 +112,39 @@ fn what_takes_nothing_away_is_enforced_at_once() {
     // A device's own requests are no changes.
     office.access();
     assert_eq!(last(&office.shell).what[0].0, "user.add");
+}
+
+#[test]
+fn a_deaf_gateway_is_bounded_by_the_end_that_it_knows() {
+    let mut office = office_with_grant();
+    let known = office.shell.now.plus(LEASE);
+    office.shell.disconnect(office.gateway);
+    // Shortened, which it does not hear, and then revoked.
+    let until = Some(office.shell.now.plus(LEASE / 2));
+    let subject = "user:alice".parse().unwrap();
+    let shorter = NewPolicy { until, ..NewPolicy::allow(subject, "wiki".parse().unwrap()) };
+    office.shell.run(&shorter.into()).unwrap();
+    revoke(&mut office);
+    office.shell.suspend("alice");
+    assert!(office.shell.core.state().grants.is_empty());
+    let node = &last(&office.shell).nodes[&office.gateway];
+    assert_eq!(node.bound(office.shell.now), Some(known), "and not the end that it was never told of");
+}
+
+#[test]
+fn a_late_acknowledgement_is_recorded_as_well() {
+    let mut office = office_with_grant();
+    office.shell.disconnect(office.gateway);
+    let revision = revoke(&mut office);
+    office.shell.forget();
+    office.shell.wait(Duration::from_secs(60));
+    assert_eq!(office.shell.actions(), ["change.enforced"]);
+    let details = &office.shell.audit[0].details;
+    assert!(details.iter().any(|(name, _)| name == "missing"), "{details:?}");
+    office.shell.connect(office.gateway);
+    office.shell.forget();
+    office.shell.message(office.gateway, NodeMessage::Settled { revision });
+    office.shell.wait(LEASE);
+    assert_eq!(office.shell.actions(), ["change.enforced"], "once more, and whole");
+    assert!(office.shell.audit[0].details.contains(&("enforced".into(), "1 of 1".into())));
 }

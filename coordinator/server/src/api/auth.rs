@@ -88,10 +88,10 @@ impl Admin {
     pub(super) async fn change<R: Serialize>(
         &self,
         command: Command,
-        row: impl FnOnce(&Core, Touched) -> Option<R>,
+        row: impl FnOnce(&Core, &Touched) -> Option<R>,
     ) -> Result<Answer<R>, Problem> {
         let touched = self.submit(command).await?;
-        let row = self.coordinator.read(|core| row(core, touched.clone())).await;
+        let row = self.coordinator.read(|core| row(core, &touched)).await;
         // Someone else may have removed it in between.
         Ok(row.map_or_else(|| Answer::removed(touched), Answer::Row))
     }

@@ -25,6 +25,8 @@ pub(crate) struct ChangeRow {
     pub(crate) cut: u64,
     /// How many gateways let nothing through any more that the change took away, and of how many.
     pub(crate) enforced: usize,
+    /// How many of them have acknowledged that; the leases of the others have ended.
+    pub(crate) acknowledged: usize,
     pub(crate) nodes: usize,
     /// From the commit to the acknowledgement, in milliseconds.
     pub(crate) p50_ms: Option<f64>,
@@ -68,6 +70,7 @@ fn row(core: &Core, report: &ChangeReport, now: Timestamp) -> ChangeRow {
         narrowed: report.changed,
         cut: report.cut,
         enforced: report.nodes.values().filter(|node| node.is_enforced(now)).count(),
+        acknowledged: report.nodes.values().filter(|node| node.has_acknowledged()).count(),
         nodes: report.nodes.len(),
         p50_ms: p50.map(millis),
         p99_ms: p99.map(millis),

@@ -88,8 +88,8 @@ async fn list(admin: Admin) -> Json<Vec<DeviceRow>> {
 }
 
 async fn revoke(admin: Admin, Named(device): Named<String>) -> Result<Answer<DeviceRow>, Problem> {
-    let touched = |core: &Core, touched| match touched {
-        Touched::Device(id) => Some(row(core, core.state().devices.get(&id)?)),
+    let touched = |core: &Core, touched: &Touched| match touched {
+        Touched::Device(id) => Some(row(core, core.state().devices.get(id)?)),
         _ => None,
     };
     let id = named(&admin, device).await?;

@@ -47,9 +47,9 @@ fn row(core: &Core, group: &Group) -> GroupRow {
     GroupRow { id: group.id, name: group.name.clone(), members, created_at: Time(group.created_at) }
 }
 
-fn touched(core: &Core, touched: Touched) -> Option<GroupRow> {
+fn touched(core: &Core, touched: &Touched) -> Option<GroupRow> {
     let Touched::Group(id) = touched else { return None };
-    Some(row(core, core.state().groups.get(&id)?))
+    Some(row(core, core.state().groups.get(id)?))
 }
 
 async fn list(admin: Admin) -> Json<Vec<GroupRow>> {

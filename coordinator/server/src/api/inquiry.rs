@@ -171,12 +171,17 @@ fn explanation(
     let record = state.devices.get(&device)?;
     let Explanation { decision, policies, fix, .. } = core.explain(device, resource, now);
     let (open, reason, policy) = outcome(decision);
+    let allowed = port.map_or(!open.is_empty(), |Port(protocol, port)| open.allows(protocol, port));
+    let fix = match port {
+        Some(port) if !allowed && reason.is_none() => fix_of_port(&policies, port),
+        _ => fix,
+    };
     Some(ExplanationRow {
         device: record.name.clone(),
         device_id: device,
         user: user_name(core, record),
         resource: state.resources.get(&resource)?.name.clone(),
-        allowed: port.map_or(!open.is_empty(), |Port(protocol, port)| open.allows(protocol, port)),
+        allowed,
         because: reason.map(|reason| reason.to_string()),
         open,
         reason,
@@ -184,6 +189,15 @@ fn explanation(
         policies: policies.into_iter().filter_map(|policy| explained(core, policy)).collect(),
         fix: fix.into_iter().map(test).collect(),
     })
+}
+
+/// What the policy lacks that is closest to opening a port.
+fn fix_of_port(policies: &[Explained], Port(protocol, port): Port) -> Vec<Answered> {
+    let could = policies.iter().filter(|policy| {
+        policy.effect == Effect::Allow && policy.is_current && !policy.is_shadow && policy.ports.allows(protocol, port)
+    });
+    let lacks = could.map(|policy| &policy.lacks).filter(|lacks| !lacks.is_empty());
+    lacks.min_by_key(|lacks| lacks.len()).cloned().unwrap_or_default()
 }
 
 fn user_name(core: &Core, device: &Device) -> Option<UserName> {
@@ -242,8 +256,8 @@ async fn who_can(admin: Admin, Asked(Whom { resource, port }): Asked<Whom>) -> R
             let device = state.devices.get(&reach.device)?;
             let (open, reason, _) = outcome(reach.now);
             let (user, device) = (user_name(core, device), Some(device.name.clone()));
-            // What is denied now may be allowed under other circumstances.
-            (reason.is_some() || opens(&open)).then_some(ReachRow { user, device, open, reason })
+            // What is closed now may be open under other circumstances.
+            (opens(&open) || opens(&reach.could)).then_some(ReachRow { user, device, open, reason })
         });
         let without = core.users_without_device(resource).into_iter().filter_map(|user| {
             let user = Some(state.users.get(&user)?.name.clone());

@@ -98,8 +98,8 @@ async fn add(admin: Admin, Body(new): Body<New>) -> Result<impl IntoResponse, Pr
     let ports = ports.map(|text| text.parse::<Filter>()).transpose().map_err(|error| malformed(&error))?;
     let until = until.map(|text| until::parse(&text)).transpose().map_err(|error| malformed(&error))?;
     let command = NewPolicy { effect, subject, scope: resource, ports, when, until, shadow }.into();
-    let touched = |core: &Core, touched| match touched {
-        Touched::Policy(id) => row(core, core.state().policies.get(&id)?),
+    let touched = |core: &Core, touched: &Touched| match touched {
+        Touched::Policy(id) => row(core, core.state().policies.get(id)?),
         _ => None,
     };
     Ok(admin.change(command, touched).await?.created())

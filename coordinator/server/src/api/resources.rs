@@ -92,9 +92,9 @@ fn row(core: &Core, resource: &Resource) -> Option<ResourceRow> {
     })
 }
 
-fn touched(core: &Core, touched: Touched) -> Option<ResourceRow> {
+fn touched(core: &Core, touched: &Touched) -> Option<ResourceRow> {
     let Touched::Resource(id) = touched else { return None };
-    row(core, core.state().resources.get(&id)?)
+    row(core, core.state().resources.get(id)?)
 }
 
 async fn list(admin: Admin) -> Json<Vec<ResourceRow>> {

@@ -45,8 +45,8 @@ async fn list(admin: Admin) -> Json<Vec<SiteRow>> {
 }
 
 async fn add(admin: Admin, Body(new): Body<NewSite>) -> Result<impl IntoResponse, Problem> {
-    let touched = |core: &Core, touched| match touched {
-        Touched::Site(id) => Some(row(core, core.state().sites.get(&id)?)),
+    let touched = |core: &Core, touched: &Touched| match touched {
+        Touched::Site(id) => Some(row(core, core.state().sites.get(id)?)),
         _ => None,
     };
     Ok(admin.change(Command::AddSite { name: new.name }, touched).await?.created())

@@ -109,9 +109,9 @@ fn row(core: &Core, token: &Token, now: Timestamp) -> Option<TokenRow> {
     })
 }
 
-fn touched(core: &Core, touched: Touched) -> Option<TokenRow> {
+fn touched(core: &Core, touched: &Touched) -> Option<TokenRow> {
     let Touched::Token(id) = touched else { return None };
-    row(core, core.state().tokens.get(&id)?, clock::now())
+    row(core, core.state().tokens.get(id)?, clock::now())
 }
 
 async fn list(admin: Admin) -> Json<Vec<TokenRow>> {
@@ -139,7 +139,7 @@ async fn create(admin: Admin, Body(new): Body<NewToken>) -> Result<impl IntoResp
     let command = Command::CreateToken { owner, expires_in, uses: new.uses, secret_hash: hash_secret(&secret) };
     let made = admin.submit(command).await?;
     let Touched::Token(id) = made else { return Err(Problem::unexpected()) };
-    let row = admin.coordinator.read(|core| touched(core, made)).await;
+    let row = admin.coordinator.read(|core| touched(core, &made)).await;
     let token = token_text(&admin.coordinator, id, secret);
     Ok((StatusCode::CREATED, Json(MadeToken { row, token })))
 }

@@ -58,9 +58,9 @@ fn row(core: &Core, user: &User) -> UserRow {
     }
 }
 
-fn touched(core: &Core, touched: Touched) -> Option<UserRow> {
+fn touched(core: &Core, touched: &Touched) -> Option<UserRow> {
     let Touched::User(id) = touched else { return None };
-    Some(row(core, core.state().users.get(&id)?))
+    Some(row(core, core.state().users.get(id)?))
 }
 
 async fn list(admin: Admin) -> Json<Vec<UserRow>> {

@@ -103,9 +103,15 @@ fn change_shown(row: &ChangeRow) -> String {
         lines.push("No gateway had anything to enforce.".to_owned());
         return lines.join("\n");
     }
-    lines.push(format!("Enforced on {} of {} gateways.", row.enforced, row.nodes));
+    let over = row.enforced - row.acknowledged.min(row.enforced);
+    let over = if over > 0 { format!(" ({over} by the end of its leases)") } else { String::new() };
+    lines.push(format!("Enforced on {} of {} gateways{over}.", row.enforced, row.nodes));
     if row.p50_ms.is_some() {
-        lines.push(format!("From commit to acknowledgement: p50 {}, p99 {}.", millis(row.p50_ms), millis(row.p99_ms)));
+        lines.push(format!(
+            "From commit to acknowledgement (of those within 30 s): p50 {}, p99 {}.",
+            millis(row.p50_ms),
+            millis(row.p99_ms)
+        ));
     }
     for missing in &row.missing {
         let state = if missing.offline { "is offline" } else { "has not acknowledged" };
@@ -178,7 +184,7 @@ mod tests {
     fn a_change_is_told_with_who_is_missing_and_until_when() {
         let row = json!({
             "revision": 7, "at": "2026-05-01T12:00:00Z", "what": ["policy.remove policy:x"], "redecided": 2, "revoked": 2,
-            "narrowed": 0, "cut": 1, "enforced": 1, "nodes": 2, "p50_ms": 1.5, "p99_ms": 1.5,
+            "narrowed": 0, "cut": 1, "enforced": 1, "acknowledged": 1, "nodes": 2, "p50_ms": 1.5, "p99_ms": 1.5,
             "missing": [{ "gateway": "gw-b", "offline": true, "pending": 1, "until": "2026-05-01T12:10:00Z" }],
         });
         let text = change_shown(&serde_json::from_value(row).unwrap());

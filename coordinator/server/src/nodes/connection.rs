@@ -1,8 +1,9 @@
 //! A node with a device certificate: its streams.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Nodes, endpoint,
+    enrolment::canonical,
     stream::{self, StreamError},
 };
 use crate::{
@@ -35,12 +37,21 @@ pub(super) struct DeviceConnection {
     pub(super) identity: DeviceIdentity,
     /// Whether its session has begun; there is one in its life.
     pub(super) has_session: AtomicBool,
+    /// From where it was last seen to come.
+    pub(super) from: Mutex<IpAddr>,
 }
 
 impl DeviceConnection {
     /// Who speaks on it.
     pub(super) fn caller(&self) -> Caller {
         Caller { device: self.identity.device, key: self.identity.key, connection: self.number }
+    }
+
+    /// Where it comes from now, if that is another address than before: QUIC lets connections move.
+    pub(super) fn has_moved(&self) -> Option<SocketAddr> {
+        let now = canonical(self.connection.remote_address());
+        let mut from = self.from.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::replace(&mut *from, now.ip()) != now.ip()).then_some(now)
     }
 }
 
@@ -64,6 +75,7 @@ impl Nodes {
             connection: connection.clone(),
             identity,
             has_session: AtomicBool::new(false),
+            from: Mutex::new(canonical(connection.remote_address()).ip()),
         });
         // Before the record is looked at: whoever is shut out from now on loses this connection too.
         self.coordinator.registry.add(device, connection.number, connection.connection.clone());
@@ -157,9 +169,18 @@ impl Nodes {
         }
     }
 
+    /// Decides anew what a device holds that comes from elsewhere now.
+    pub(super) async fn follow(&self, device: &DeviceConnection) -> Result<()> {
+        if let Some(from) = device.has_moved() {
+            tracing::info!(device = %device.identity.device, %from, "a node moved");
+            self.coordinator.moved(device.identity.device, device.number, from).await?;
+        }
+        Ok(())
+    }
+
     async fn explain(&self, device: &DeviceConnection, request: &ExplainRequest, mut send: SendStream) -> Result<()> {
         let caller = device.caller();
-        if !self.limit(|limits, now| limits.take_access(caller.device, now)) {
+        if !self.limit(|limits, now| limits.take_explanation(caller.device, now)) {
             let _ = send.reset(close::RETRY.into());
             return Ok(());
         }
@@ -170,6 +191,7 @@ impl Nodes {
     }
 
     async fn answer(&self, device: &DeviceConnection, request: AccessRequest, mut send: SendStream) -> Result<()> {
+        self.follow(device).await?;
         let caller = device.caller();
         let reply = if self.limit(|limits, now| limits.take_access(caller.device, now)) {
             tokio::select! {

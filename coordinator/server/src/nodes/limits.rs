@@ -107,10 +107,19 @@ pub(super) enum Shown {
     Nothing,
 }
 
+/// An explanation counts as so many access requests.
+const EXPLANATION: usize = 16;
+
 impl Limits {
     /// Whether a device may ask for access now.
     pub(super) fn take_access(&mut self, device: DeviceId, now: Moment) -> bool {
         self.device(device, now).access.take(now)
+    }
+
+    /// Whether a device may ask why now: that costs as much as many requests.
+    pub(super) fn take_explanation(&mut self, device: DeviceId, now: Moment) -> bool {
+        let access = &mut self.device(device, now).access;
+        (0..EXPLANATION).all(|_| access.take(now))
     }
 
     /// Whether a device may begin a session now.

@@ -22,6 +22,9 @@ use crate::{
     outbox::{Outbound, Outgoing},
 };
 
+/// How often it is looked whether a node comes from elsewhere; it is at each access request too.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// The latest of what came too soon.
 struct Late<T> {
     value: T,
@@ -99,9 +102,15 @@ impl Nodes {
         tellings: Tellings,
         mut waiting: Waiting,
     ) -> Result<()> {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 message = reader.next() => message,
+                _ = looks.tick() => {
+                    self.follow(device).await?;
+                    continue;
+                }
                 candidates = Late::due(&mut waiting.candidates) => Ok(Some(NodeMessage::Candidates { candidates })),
                 posture = Late::due(&mut waiting.posture) => Ok(Some(NodeMessage::Posture { posture })),
             };
@@ -145,8 +154,11 @@ impl Nodes {
         let id = device.identity.device;
         waiting.posture = None;
         if self.differs(id, &posture).await.is_none() {
-            self.coordinator.posture_again(id, device.number).await;
-            return Ok(());
+            if self.coordinator.posture_counts(id).await {
+                self.coordinator.posture_again(id, device.number).await;
+                return Ok(());
+            }
+            // It had become too old: that it counts again may change what was decided.
         }
         if let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now)) {
             waiting.posture = Some(Late::new(posture, wait));
@@ -161,9 +173,11 @@ impl Nodes {
 
     /// What is recorded of a device, if it is something else.
     async fn differs(&self, device: DeviceId, posture: &Posture) -> Option<Posture> {
-        let posture = posture.clone().bounded();
-        let recorded = |core: &postern_core::Core| core.state().devices.get(&device).map(|it| it.posture.clone());
-        self.coordinator.read(recorded).await.filter(|recorded| *recorded != posture)
+        let recorded = |core: &postern_core::Core| {
+            let recorded = core.state().devices.get(&device)?.posture.clone();
+            (recorded != core.recordable(posture)).then_some(recorded)
+        };
+        self.coordinator.read(recorded).await
     }
 
     async fn renew(&self, device: &DeviceConnection, csr: &[u8]) -> Result<Option<CoordinatorMessage>> {

@@ -40,12 +40,13 @@ pub(super) fn tidy(db: &mut Connection, now: Timestamp, retention: Retention) ->
     let mut tidied = Tidied { old: removed(&tx, sql, params![BATCH, before])?, ..Tidied::default() };
     let sql = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE expires_at < ?1 LIMIT ?2)";
     let grants = removed(&tx, sql, params![before, BATCH])?;
-    if tidied.old == 0 && size(&tx)? > retention.max_size {
+    let is_too_large = size(&tx)? > retention.max_size;
+    if is_too_large {
         let sql = "DELETE FROM activity WHERE id IN (SELECT id FROM activity ORDER BY id LIMIT ?1)";
         tidied.excess = removed(&tx, sql, params![BATCH])?;
     }
     tx.commit()?;
-    tidied.more = [tidied.old, grants, tidied.excess].contains(&BATCH.into());
+    tidied.more = is_too_large || [tidied.old, grants].contains(&BATCH.into());
     give_back(db)?;
     Ok(tidied)
 }
