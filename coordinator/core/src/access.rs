@@ -18,9 +18,10 @@ use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, Inst
 
 use crate::{
     AccessTicket, Core, Effect, Env, Proposal,
-    denials::Denial,
+    denials::{Denial, Repeats},
     draft::{Draft, Drafted},
     psk,
+    shadow::{Note, otherwise},
     waiting::Waiting,
 };
 
@@ -40,8 +41,9 @@ struct Allowed {
 #[derive(Debug, Clone)]
 pub(crate) enum FollowUp {
     Deny(AccessTicket, DenyReason),
-    /// Denied by decision, at that time; the device is told that other reason, which it may know.
-    DenyAs(AccessTicket, Denial, DenyReason, Moment),
+    /// Denied by decision, at that time; the device is told that other reason, which it may know. With what policies in
+    /// shadow would have made of it.
+    DenyAs(AccessTicket, Denial, Vec<Note>, DenyReason, Moment),
     Await(AccessTicket, GrantId),
     /// The device has told of its posture.
     Heard(DeviceId),
@@ -107,15 +109,24 @@ impl Core {
             }
             Err(reason) => {
                 let denial = Denial { device, resource: request.resource, reason };
-                if !self.denials.is_recorded(&denial) {
-                    draft.denial(&denial, 1);
-                    case.iter().for_each(|case| draft.shadow(case, circumstances));
+                let shadows = case.as_ref().map(|case| otherwise(&self.state, case, circumstances));
+                let shadows = shadows.unwrap_or_default();
+                match self.denials.recorded(&denial) {
+                    None => {
+                        draft.denial(&denial, 1);
+                        draft.note_shadows(&shadows, 1);
+                    }
+                    Some(before) if before.shadows != shadows => {
+                        draft.repeated_shadows(before);
+                        draft.note_shadows(&shadows, 1);
+                    }
+                    Some(_) => {}
                 }
                 if let Some(held) = held.filter(|_| !reason.is_transient()) {
                     draft.end_grant(held, GrantEnd::Revoked(reason));
                 }
                 let told = if self.may_know(device, request.resource) { told(reason) } else { hidden(reason) };
-                Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, told, env.moment))
+                Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, shadows, told, env.moment))
             }
         }
     }
@@ -208,8 +219,9 @@ impl Core {
         for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(&id)) {
             draft.end_grant(grant, GrantEnd::Revoked(DenyReason::GatewayUnreachable));
         }
-        for (denial, repeats) in self.denials.due(env.moment).filter(|(_, repeats)| *repeats > 0) {
-            draft.denial(&denial, repeats);
+        for (denial, repeats) in self.denials.due(env.moment).filter(|(_, repeats)| repeats.times > 0) {
+            draft.denial(&denial, repeats.times);
+            draft.repeated_shadows(repeats);
         }
         let known = known.into_iter().map(|(id, _)| id).collect();
         Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known, env.moment))
@@ -265,8 +277,8 @@ impl Core {
             Some(FollowUp::Deny(ticket, reason)) => {
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
-            Some(FollowUp::DenyAs(ticket, denial, reason, moment)) => {
-                self.denials.count(denial, moment);
+            Some(FollowUp::DenyAs(ticket, denial, shadows, reason, moment)) => {
+                self.denials.count(denial, shadows, moment);
                 self.effects.push_back(Effect::Answer(ticket, AccessReply::Denied { reason }));
             }
             Some(FollowUp::Await(ticket, grant)) => match self.waiting.get_mut(grant) {
@@ -397,6 +409,12 @@ impl Core {
 }
 
 impl Draft<'_> {
+    fn repeated_shadows(&mut self, repeats: &Repeats) {
+        if repeats.shadow_times > 0 {
+            self.note_shadows(&repeats.shadows, repeats.shadow_times);
+        }
+    }
+
     fn denial(&mut self, denial: &Denial, times: u64) {
         let labels = (self.device_label(denial.device), self.resource_label(denial.resource));
         let mut details: Vec<(&str, &dyn ToString)> = Vec::new();

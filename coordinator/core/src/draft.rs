@@ -123,13 +123,13 @@ impl<'a> Draft<'a> {
                 self.moved.filter(|(device, _)| *device == grant.device).map(|(_, circumstances)| circumstances);
             let circumstances = moved.unwrap_or_else(|| self.surroundings.of_holder(grant, self.now));
             let redecision = after.redecide(grant, circumstances);
-            let shadow = if has_new_shadow {
+            let shadows = if has_new_shadow {
                 let case = Case::new(&after, grant.device, grant.resource).ok();
-                case.and_then(|case| otherwise(self.state, &case, circumstances))
+                case.map(|case| otherwise(self.state, &case, circumstances)).unwrap_or_default()
             } else {
-                None
+                Vec::new()
             };
-            shadow.into_iter().for_each(|note| self.note_down(note));
+            self.note_shadows(&shadows, 1);
             match redecision {
                 Redecision::Stays => {}
                 Redecision::Changes(grant) => {

@@ -1,51 +1,77 @@
 //! Policies in shadow: evaluated on live requests and grants, and recorded where they would decide otherwise.
 
-use postern_model::{Decision, Effect};
+use postern_model::{Decision, Effect, Filter};
 use postern_policy::{Case, Circumstances, Counting};
 
 use crate::{draft::Draft, state::State};
 
-/// What would be otherwise if policies in shadow counted: `would_allow`, `would_deny`, `would_widen` or `would_narrow`.
-fn difference(decided: &Decision, otherwise: &Decision) -> Option<&'static str> {
-    match (decided, otherwise) {
-        (Decision::Denied { .. }, Decision::Allowed { .. }) => Some("would_allow"),
-        (Decision::Allowed { .. }, Decision::Denied { .. }) => Some("would_deny"),
-        (Decision::Allowed { filter, .. }, Decision::Allowed { filter: other, .. }) if filter != other => {
-            Some(if filter.minus(other).is_empty() { "would_widen" } else { "would_narrow" })
-        }
-        _ => None,
-    }
-}
-
 /// What is to be noted: action, object, details.
 pub(crate) type Note = (String, String, Vec<(String, String)>);
 
-/// What policies in shadow would make of a case, if that is not what is decided.
-pub(crate) fn otherwise(state: &State, case: &Case<'_>, circumstances: Circumstances) -> Option<Note> {
+/// What policies in shadow would make of a case, if that is not what is decided: `would_allow`, `would_deny`, `would_widen`
+/// or `would_narrow`, or both of the latter.
+pub(crate) fn otherwise(state: &State, case: &Case<'_>, circumstances: Circumstances) -> Vec<Note> {
     if !case.has_shadow() {
-        return None;
+        return Vec::new();
     }
-    let otherwise = case.weigh(circumstances, Counting::WithShadow);
-    let difference = difference(&case.decide(circumstances), &otherwise)?;
+    let (decided, otherwise) = (case.decide(circumstances), case.weigh(circumstances, Counting::WithShadow));
+    let (before, after) = (open(&decided), open(&otherwise));
+    let (gained, lost) = (after.minus(&before), before.minus(&after));
+    let mut notes = Vec::new();
+    if !gained.is_empty() {
+        let difference = if before.is_empty() { "would_allow" } else { "would_widen" };
+        notes.push(note(state, (case, circumstances), &otherwise, (difference, Effect::Allow), &gained));
+    }
+    if !lost.is_empty() {
+        let difference = if after.is_empty() { "would_deny" } else { "would_narrow" };
+        notes.push(note(state, (case, circumstances), &otherwise, (difference, Effect::Deny), &lost));
+    }
+    notes
+}
+
+fn open(decision: &Decision) -> Filter {
+    match decision {
+        Decision::Allowed { filter, .. } => filter.clone(),
+        Decision::Denied { .. } => Filter::default(),
+    }
+}
+
+/// `moved` is what would be open besides, or closed besides.
+fn note(
+    state: &State,
+    (case, circumstances): (&Case<'_>, Circumstances),
+    otherwise: &Decision,
+    (difference, effect): (&str, Effect),
+    moved: &Filter,
+) -> Note {
     // Those that make the difference.
-    let effect = if matches!(difference, "would_allow" | "would_widen") { Effect::Allow } else { Effect::Deny };
-    let policies = case.shadows(circumstances).into_iter().map(|it| it.policy()).filter(|it| it.effect == effect);
-    let policies: Vec<_> = policies.map(|it| it.id.to_string()).collect();
+    let shadows = case.shadows(circumstances).into_iter();
+    let shadows = shadows.filter(|it| it.policy().effect == effect && !it.ports_of(moved).is_empty());
+    let policies: Vec<_> = shadows.map(|it| it.policy().id.to_string()).collect();
     let mut details = vec![("policies", policies.join(",")), ("device", case.device().name.clone())];
     details.extend(state.user_of(case.device()).map(|user| ("user", user.name.to_string())));
-    details.push(match &otherwise {
+    details.push(match otherwise {
         Decision::Allowed { filter, .. } => ("filter", filter.to_string()),
         Decision::Denied { reason } => ("why", reason.label().to_owned()),
     });
     let details = details.into_iter().map(|(name, value)| (name.to_owned(), value));
-    Some((format!("shadow.{difference}"), format!("resource:{}", case.resource().name), details.collect()))
+    (format!("shadow.{difference}"), format!("resource:{}", case.resource().name), details.collect())
 }
 
 impl Draft<'_> {
     /// Notes it.
     pub(crate) fn shadow(&mut self, case: &Case<'_>, circumstances: Circumstances) {
-        if let Some(note) = otherwise(self.state, case, circumstances) {
-            self.note_down(note);
+        self.note_shadows(&otherwise(self.state, case, circumstances), 1);
+    }
+
+    /// The same, so many times.
+    pub(crate) fn note_shadows(&mut self, notes: &[Note], times: u64) {
+        for (action, object, details) in notes {
+            let mut details = details.clone();
+            if times > 1 {
+                details.push(("times".to_owned(), times.to_string()));
+            }
+            self.note_down((action.clone(), object.clone(), details));
         }
     }
 }

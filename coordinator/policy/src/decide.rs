@@ -134,12 +134,16 @@ impl<'a> Case<'a> {
         self.slice.iter().any(|policy| policy.policy().shadow)
     }
 
-    /// The policies in shadow whose condition is met.
+    /// The policies in shadow that would apply: whose condition is met, or can't be told where they deny.
     pub fn shadows(&self, circumstances: Circumstances) -> Vec<&CompiledPolicy> {
         let asking = self.asking(circumstances);
         let is_shadow = |policy: &&Arc<CompiledPolicy>| policy.policy().shadow && policy.is_current(circumstances.now);
         let shadows = self.slice.iter().filter(is_shadow).map(Arc::as_ref);
-        shadows.filter(|policy| asking.meets(policy) == Ok(true)).collect()
+        let applies = |policy: &&CompiledPolicy| match policy.policy().effect {
+            Effect::Allow => asking.meets(policy) == Ok(true),
+            Effect::Deny => asking.meets(policy) != Ok(false),
+        };
+        shadows.filter(applies).collect()
     }
 
     /// The first time after `circumstances.now` and up to `end` at which not all would be allowed any more that is allowed
