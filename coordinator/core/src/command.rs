@@ -72,6 +72,10 @@ pub enum Command {
         /// Refuse if what declarations speak of has changed since this revision.
         revision: Option<Revision>,
     },
+    /// Takes a policy out of shadow.
+    EnforcePolicy {
+        id: PolicyId,
+    },
     /// The secret is made by the shell and only its hash comes here.
     CreateToken {
         owner: TokenOwner,

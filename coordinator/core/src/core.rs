@@ -291,7 +291,7 @@ impl Core {
 }
 
 /// Whether a grant lets less through than before, or for less long.
-fn has_less(before: &Grant, after: &Grant) -> bool {
+pub(crate) fn has_less(before: &Grant, after: &Grant) -> bool {
     !before.filter.minus(&after.filter).is_empty() || after.expires_at < before.expires_at
 }
 

@@ -4,11 +4,22 @@ use std::collections::BTreeSet;
 
 use postern_model::{
     Decision, DeviceId, Filter, ResourceId, Timestamp, UserId,
+    audit::Actor,
+    change::Change,
     record::{Owner, Principal},
 };
 use postern_policy::{Case, Explanation, explain, principals, scopes_of_resource, visible_in};
 
-use crate::Core;
+use crate::{Command, Core, Env, Refusal, core::has_less};
+
+/// How many live grants a change takes away, and from how many it takes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cuts {
+    /// Those that end.
+    pub ended: usize,
+    /// Those that let less through, or for less long.
+    pub narrowed: usize,
+}
 
 /// A device that a policy lets reach a resource, at least under some circumstances.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +59,22 @@ impl Core {
         let users = self.users_spoken_of(resource).into_iter();
         let has_none = |user: &UserId| self.state.devices_of(Owner::User(*user)).all(|device| device.revoked);
         users.filter(has_none).collect()
+    }
+
+    /// What a command would cut, if it were carried out now.
+    ///
+    /// # Errors
+    /// When it would be refused.
+    pub fn cuts(&self, command: &Command, env: &mut Env<'_>) -> Result<Cuts, Refusal> {
+        let batch = self.propose_command(&Actor::Coordinator, command, env)?.batch;
+        let is_less = |change: &&Change| match change {
+            Change::PutGrant(grant) => self.state.grants.get(&grant.id).is_some_and(|before| has_less(before, grant)),
+            _ => false,
+        };
+        Ok(Cuts {
+            ended: batch.changes.iter().filter(|change| matches!(change, Change::EndGrant(..))).count(),
+            narrowed: batch.changes.iter().filter(is_less).count(),
+        })
     }
 
     fn principals_spoken_of(&self, resource: ResourceId) -> BTreeSet<Principal> {

@@ -51,5 +51,5 @@ pub use declaration::Declaration;
 pub use effect::Effect;
 pub use enforcement::{ChangeReport, NodeReport};
 pub use enrolment::{EnrolProof, Enrolment, Foreseen};
-pub use inquiry::Reach;
+pub use inquiry::{Cuts, Reach};
 pub use state::State;

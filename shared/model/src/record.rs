@@ -114,7 +114,7 @@ pub struct Policy {
     pub until: Option<Timestamp>,
     /// Whether it is only evaluated and recorded, and decides nothing.
     pub shadow: bool,
-    /// When it was added.
+    /// When it was added, or taken out of shadow.
     pub created_at: Timestamp,
 }
 

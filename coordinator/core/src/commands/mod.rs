@@ -56,6 +56,7 @@ impl Draft<'_> {
                 Ok(Touched::Policy(policy.id))
             }
             Command::Declare { .. } => unreachable!("drafted on its own, in many steps"),
+            Command::EnforcePolicy { id } => self.enforce_policy(*id),
             Command::CreateToken { .. } => self.create_token(command, env),
             Command::WithdrawToken { id } => {
                 let token = self.state.tokens.get(id).ok_or_else(|| not_found("token", id, "token list"))?.clone();

@@ -114,6 +114,23 @@ impl Draft<'_> {
         self.change(Change::RemovePolicy(policy.id));
     }
 
+    /// From now on it decides: what it would have closed is cut, and its age counts from here.
+    pub(super) fn enforce_policy(&mut self, id: PolicyId) -> Result<Touched> {
+        let policy = self.state.policies.get(&id).ok_or_else(|| not_found("policy", &id, "policy list"))?;
+        if !policy.shadow {
+            return Err(conflict(format!("policy {id} is not in shadow: it decides already")));
+        }
+        let policy = Policy { shadow: false, created_at: self.now, ..policy.clone() };
+        if let Some(same) = self.state.policy_like(&policy) {
+            let what =
+                format!("policy {same} says just that already, and decides; remove this one ('policy remove {id}')");
+            return Err(conflict(what));
+        }
+        self.note_policy("policy.enforce", &policy);
+        self.change(Change::PutPolicy(policy));
+        Ok(Touched::Policy(id))
+    }
+
     /// Its time has come.
     pub(crate) fn expire_policy(&mut self, policy: &Policy) {
         self.note_policy("policy.expire", policy);

@@ -222,6 +222,40 @@ fn shadows_decide_nothing_and_say_what_they_would() {
     assert_eq!(office.shell.core.state().grants.len(), 1);
 }
 
+/// Taken out of shadow, a policy decides as if it were new: what it closes is cut, and the rest stays.
+#[test]
+fn a_shadow_that_is_enforced_cuts_what_it_said_it_would() {
+    let mut office = office_with([policy("allow user:alice wiki")]);
+    office.access();
+    let shell = &mut office.shell;
+    let id = shell.add(NewPolicy { shadow: true, ..when("deny everyone wiki", "time.minute in 0..60") });
+    let idle = shell.add(NewPolicy { shadow: true, ..when("deny everyone wiki", "posture.os == \"Plan 9\"") });
+    let foreseen = |shell: &mut Shell, id| {
+        let (now, moment) = (shell.now, shell.moment);
+        let mut random = |bytes: &mut [u8]| bytes.fill(9);
+        let cuts =
+            shell.core.cuts(&Command::EnforcePolicy { id }, &mut crate::Env { now, moment, random: &mut random });
+        cuts.map(|cuts| (cuts.ended, cuts.narrowed)).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!((foreseen(shell, id), foreseen(shell, idle)), (Ok((1, 0)), Ok((0, 0))));
+    assert_eq!(shell.core.state().grants.len(), 1, "looking changes nothing");
+    shell.forget();
+    shell.wait(Duration::from_secs(1));
+    assert_eq!(shell.run(&Command::EnforcePolicy { id: idle }), Ok(Touched::Policy(idle)));
+    assert_eq!((shell.actions(), shell.core.state().grants.len()), (vec!["policy.enforce"], 1));
+    assert_eq!(shell.run(&Command::EnforcePolicy { id }), Ok(Touched::Policy(id)));
+    assert_eq!(shell.actions(), ["policy.enforce", "policy.enforce", "grant.end"]);
+    assert!(shell.core.state().grants.is_empty());
+    let enforced = &shell.core.state().policies[&id];
+    assert_eq!((enforced.shadow, enforced.created_at), (false, shell.now), "it counts from now");
+    assert_eq!(shell.core.change_reports().next().map(|report| report.ended), Some(1));
+    assert!(foreseen(shell, id).unwrap_err().contains("decides already"));
+    let twin = shell.add(NewPolicy { shadow: true, ..when("deny everyone wiki", "time.minute in 0..60") });
+    let refusal = shell.run(&Command::EnforcePolicy { id: twin }).unwrap_err().to_string();
+    assert!(refusal.contains(&format!("policy {id} says just that")), "{refusal}");
+    assert_eq!(office.shell.ask_in_vain(office.laptop, office.wiki), DenyReason::Forbidden);
+}
+
 #[test]
 fn a_source_is_where_the_connection_comes_from() {
     let mut office = office_with([when("allow user:alice wiki", "source.ip in \"192.0.2.0/24\"")]);
