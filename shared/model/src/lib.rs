@@ -32,6 +32,7 @@ pub mod revision;
 pub mod subject;
 pub mod time;
 pub mod token;
+pub mod usage;
 
 mod text;
 

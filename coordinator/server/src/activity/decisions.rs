@@ -90,8 +90,9 @@ fn grant(state: &State, put: &Put<'_>, event: &AuditEvent, bare: ActivityRecord)
 fn shadow(state: &State, event: &AuditEvent, bare: ActivityRecord) -> ActivityRecord {
     let difference = event.action.strip_prefix("shadow.").unwrap_or_default().to_owned();
     let filter = detail(event, "filter").map(str::to_owned);
-    let first = detail(event, "policies").and_then(|policies| policies.split(',').next()?.parse().ok());
-    ActivityRecord { reason: Some(difference), policy: first, filter, ..denial(state, event, bare) }
+    let policies = detail(event, "policies").unwrap_or_default();
+    let policies = policies.split(',').filter_map(|id| id.parse().ok()).collect();
+    ActivityRecord { reason: Some(difference), policies, filter, ..denial(state, event, bare) }
 }
 
 fn denial(state: &State, event: &AuditEvent, bare: ActivityRecord) -> ActivityRecord {

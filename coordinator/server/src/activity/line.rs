@@ -31,6 +31,9 @@ pub(crate) struct ActivityLine {
     pub(crate) grant: Option<GrantId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<PolicyId>,
+    /// Those in shadow that would have decided otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) policies: Vec<PolicyId>,
     /// What the grant lets through, like `tcp/80,443`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
@@ -60,7 +63,8 @@ impl From<ActivityRow> for ActivityLine {
     fn from(ActivityRow { id, record }: ActivityRow) -> Self {
         let ActivityRecord { at, received_at, kind, user, device_id, device, resource_id, resource, grant, .. } =
             record;
-        let ActivityRecord { gateway_id, gateway, policy, filter, flow, protocol, port, queried, .. } = record;
+        let ActivityRecord { gateway_id, gateway, policy, policies, filter, flow, protocol, port, queried, .. } =
+            record;
         let ActivityRecord { opened_at, up, down, reason, times, revision, .. } = record;
         Self {
             id,
@@ -76,6 +80,7 @@ impl From<ActivityRow> for ActivityLine {
             gateway_id,
             grant,
             policy,
+            policies,
             filter,
             flow: flow.map(|flow| flow.to_string()),
             protocol,

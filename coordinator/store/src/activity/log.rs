@@ -184,10 +184,11 @@ pub(super) fn put_grant(tx: &Transaction<'_>, facts: &GrantFacts) -> rusqlite::R
 
 pub(super) fn insert(tx: &Transaction<'_>, record: &ActivityRecord) -> rusqlite::Result<()> {
     let sql = "INSERT INTO activity (at, received_at, kind, user, device_id, device, resource_id, resource, grant_id,
-            gateway_id, gateway, policy_id, filter, flow, protocol, port, queried, opened_at, up, down, reason, times,
+            gateway_id, gateway, policy_id, policies, filter, flow, protocol, port, queried, opened_at, up, down, reason, times,
             revision)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
-            ?23)";
+            ?23, ?24)";
+    let policies: Vec<_> = record.policies.iter().map(ToString::to_string).collect();
     tx.prepare_cached(sql)?.execute(params![
         record.at.unix_millis(),
         record.received_at.unix_millis(),
@@ -201,6 +202,7 @@ pub(super) fn insert(tx: &Transaction<'_>, record: &ActivityRecord) -> rusqlite:
         record.gateway_id.map(Text),
         record.gateway,
         record.policy.map(Text),
+        (!policies.is_empty()).then(|| policies.join(",")),
         record.filter,
         record.flow.map(u64::cast_signed),
         record.protocol,

@@ -7,6 +7,7 @@
 //! - `intake`: what gateways tell of flows: each entry once, and only about what the gateway carried
 //! - [`ActivityReader`], [`ActivityQuery`]: reading beside the writer
 //! - `retention`: what is old, or more than there is room for, goes
+//! - `usage`: sums over a period
 //! - [`row`]: what a row is made of
 
 pub mod row;
@@ -15,6 +16,7 @@ mod intake;
 mod log;
 mod query;
 mod retention;
+mod usage;
 
 pub use intake::Flows;
 pub use log::{ActivityLog, Arrival, Decisions, Written};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use postern_model::{DeviceId, GrantId, PolicyId, ResourceId, Revision, Timestamp};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, params, params_from_iter};
 
-use super::{ActivityKind, ActivityRecord, ActivityRow, log::last};
+use super::{ActivityKind, ActivityRecord, ActivityRow, log::last, row::policies};
 use crate::{
     StoreError,
     columns::{Columns as _, Text},
@@ -92,7 +92,11 @@ impl ActivityReader {
         taken.map_err(|error| self.error(&error))
     }
 
-    fn error(&self, error: &rusqlite::Error) -> StoreError {
+    pub(super) fn db(&self) -> &Connection {
+        &self.db
+    }
+
+    pub(super) fn error(&self, error: &rusqlite::Error) -> StoreError {
         StoreError::from_sqlite(error, READING, &self.path)
     }
 }
@@ -168,6 +172,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<ActivityRow> {
         gateway_id: maybe_device("gateway_id")?,
         gateway: row.get("gateway")?,
         policy: row.get::<_, Option<Text<PolicyId>>>("policy_id")?.map(|id| id.0),
+        policies: row.get::<_, Option<String>>("policies")?.map(|ids| policies(&ids)).unwrap_or_default(),
         filter: row.get("filter")?,
         flow: row.get::<_, Option<i64>>("flow")?.map(i64::cast_unsigned),
         protocol: row.get("protocol")?,

@@ -36,19 +36,44 @@ pub(super) fn tidy(db: &mut Connection, now: Timestamp, retention: Retention) ->
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // The first rows only: they arrive in the order of their ids, and more than that is not looked through.
     let sql = "DELETE FROM activity WHERE id IN (SELECT id FROM
-        (SELECT id, received_at FROM activity ORDER BY id LIMIT ?1) WHERE received_at < ?2)";
-    let mut tidied = Tidied { old: removed(&tx, sql, params![BATCH, before])?, ..Tidied::default() };
+        (SELECT id, received_at FROM activity ORDER BY id LIMIT ?1) WHERE received_at < ?2) RETURNING received_at";
+    begin_recording(&tx, now)?;
+    let mut tidied = Tidied { old: forgotten(&tx, sql, params![BATCH, before])?, ..Tidied::default() };
     let sql = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE expires_at < ?1 LIMIT ?2)";
     let grants = removed(&tx, sql, params![before, BATCH])?;
-    let is_too_large = size(&tx)? > retention.max_size;
-    if is_too_large {
-        let sql = "DELETE FROM activity WHERE id IN (SELECT id FROM activity ORDER BY id LIMIT ?1)";
-        tidied.excess = removed(&tx, sql, params![BATCH])?;
+    if size(&tx)? > retention.max_size {
+        let sql =
+            "DELETE FROM activity WHERE id IN (SELECT id FROM activity ORDER BY id LIMIT ?1) RETURNING received_at";
+        tidied.excess = forgotten(&tx, sql, params![BATCH])?;
     }
     tx.commit()?;
-    tidied.more = is_too_large || [tidied.old, grants].contains(&BATCH.into());
+    // What is too large may still be, unless there was nothing left to go.
+    tidied.more = tidied.excess > 0 || [tidied.old, grants].contains(&BATCH.into());
     give_back(db)?;
     Ok(tidied)
+}
+
+/// The first time, everything is recorded from here on.
+fn begin_recording(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO recording (id, since) VALUES (1, ?1) ON CONFLICT (id) DO NOTHING";
+    tx.prepare_cached(sql)?.execute([now.unix_millis()])?;
+    Ok(())
+}
+
+/// Removes rows, and says that what was received up to then is not all recorded any more.
+fn forgotten(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<u64> {
+    let (mut count, mut last) = (0, None);
+    let mut statement = tx.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    while let Some(row) = rows.next()? {
+        count += 1;
+        last = last.max(Some(row.get::<_, i64>(0)?));
+    }
+    if let Some(last) = last {
+        let sql = "UPDATE recording SET since = MAX(since, ?1)";
+        tx.prepare_cached(sql)?.execute([last.saturating_add(1)])?;
+    }
+    Ok(count)
 }
 
 fn removed(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<u64> {

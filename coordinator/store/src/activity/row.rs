@@ -103,6 +103,8 @@ pub struct ActivityRecord {
     pub gateway: Option<String>,
     /// Which policy decided.
     pub policy: Option<PolicyId>,
+    /// Which policies in shadow would have decided otherwise.
+    pub policies: Vec<PolicyId>,
     /// What the grant lets through.
     pub filter: Option<String>,
     /// Which flow of the gateway: the same when it opens and closes.
@@ -143,6 +145,7 @@ impl ActivityRecord {
             gateway_id: None,
             gateway: None,
             policy: None,
+            policies: Vec::new(),
             filter: None,
             flow: None,
             protocol: None,
@@ -180,4 +183,9 @@ pub struct GrantFacts {
     pub user: Option<String>,
     /// The name of its resource.
     pub resource: String,
+}
+
+/// Ids with commas between them; what is none is left out.
+pub(super) fn policies(text: &str) -> Vec<PolicyId> {
+    text.split(',').filter_map(|id| id.parse().ok()).collect()
 }

@@ -17,6 +17,8 @@ CREATE TABLE activity (
     gateway_id TEXT,
     gateway TEXT,
     policy_id TEXT,
+    -- Those in shadow that would have decided otherwise: ids with commas between them.
+    policies TEXT,
     filter TEXT,
     -- Any 64 bits, as a signed number.
     flow INTEGER,
@@ -66,3 +68,10 @@ CREATE TABLE cursors (
     receiver TEXT PRIMARY KEY,
     up_to INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Since when everything is in the table above, but for what gap rows stand for: since the file was made, and later when what
+-- was old or too much has gone.
+CREATE TABLE recording (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    since INTEGER NOT NULL
+) STRICT;

