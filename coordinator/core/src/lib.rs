@@ -18,7 +18,7 @@
 //!   state as it would be after it
 //! - [`declaration`]: how all of that is to be, as a file says it, and what would come of it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
-//! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can
+//! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can; `advice`: what policies allow and nobody uses
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys
 
@@ -28,6 +28,7 @@ pub mod effect;
 pub mod state;
 
 mod access;
+mod advice;
 mod catalogue;
 mod changes;
 mod commands;
@@ -46,6 +47,7 @@ mod tests;
 mod waiting;
 
 pub use crate::core::{AccessTicket, Core, CoreConfig, Env, Proposal};
+pub use advice::{Advice, AdviceReport, Evidence, Finding, Uncovered, advise};
 pub use command::{Command, NewPolicy, Refusal, ResourceEdit, TokenOwner, Touched};
 pub use declaration::Declaration;
 pub use effect::Effect;

@@ -1,6 +1,7 @@
 //! The core driven as the shell drives it, with simulated time.
 
 mod access;
+mod advice;
 mod assertions;
 mod catalogue;
 mod commands;
