@@ -16,7 +16,7 @@ use postern_policy::{Case, Circumstances, Facts};
 use crate::{
     Core,
     changes::{After, Changes},
-    shadow::{Note, otherwise},
+    shadow::{Note, names_any, otherwise},
     state::State,
     surroundings::Surroundings,
 };
@@ -113,8 +113,11 @@ impl<'a> Draft<'a> {
         if let Some((device, _)) = self.moved {
             touched.extend(self.state.grants_of_device(device).map(|grant| grant.id));
         }
-        let has_new_shadow =
-            self.changes.iter().any(|change| matches!(change, Change::PutPolicy(policy) if policy.shadow));
+        let new_shadow = |change: &Change| match change {
+            Change::PutPolicy(policy) if policy.shadow => Some(policy.id),
+            _ => None,
+        };
+        let new_shadows: Vec<_> = self.changes.iter().filter_map(new_shadow).collect();
         let redecided = touched.len();
         for id in touched {
             let Some(grant) = self.state.grants.get(&id).filter(|_| !self.changes.is_ended(id)) else { continue };
@@ -123,11 +126,14 @@ impl<'a> Draft<'a> {
                 self.moved.filter(|(device, _)| *device == grant.device).map(|(_, circumstances)| circumstances);
             let circumstances = moved.unwrap_or_else(|| self.surroundings.of_holder(grant, self.now));
             let redecision = after.redecide(grant, circumstances);
-            let shadows = if has_new_shadow {
-                let case = Case::new(&after, grant.device, grant.resource).ok();
-                case.map(|case| otherwise(self.state, &case, circumstances)).unwrap_or_default()
-            } else {
+            let shadows = if new_shadows.is_empty() {
                 Vec::new()
+            } else {
+                let case = Case::new(&after, grant.device, grant.resource).ok();
+                let mut notes = case.map(|case| otherwise(self.state, &case, circumstances)).unwrap_or_default();
+                // What others would make of the grant was noted when it was given.
+                notes.retain(|note| names_any(note, &new_shadows));
+                notes
             };
             self.note_shadows(&shadows, 1);
             match redecision {

@@ -1,6 +1,6 @@
 //! Policies in shadow: evaluated on live requests and grants, and recorded where they would decide otherwise.
 
-use postern_model::{Decision, Effect, Filter};
+use postern_model::{Decision, Effect, Filter, PolicyId};
 use postern_policy::{Case, Circumstances, Counting};
 
 use crate::{draft::Draft, state::State};
@@ -27,6 +27,12 @@ pub(crate) fn otherwise(state: &State, case: &Case<'_>, circumstances: Circumsta
         notes.push(note(state, (case, circumstances), &otherwise, (difference, Effect::Deny), &lost));
     }
     notes
+}
+
+/// Whether one of these policies makes the difference that is noted.
+pub(crate) fn names_any((_, _, details): &Note, policies: &[PolicyId]) -> bool {
+    let named = details.iter().filter(|(name, _)| name == "policies").flat_map(|(_, ids)| ids.split(','));
+    named.filter_map(|id| id.parse().ok()).any(|id: PolicyId| policies.contains(&id))
 }
 
 fn open(decision: &Decision) -> Filter {

@@ -219,6 +219,9 @@ fn shadows_decide_nothing_and_say_what_they_would() {
     let details = &office.shell.audit[1].details;
     assert_eq!(details[0], ("policies".into(), id.to_string()), "{details:?}");
     assert!(office.shell.told.is_empty(), "nobody notices");
+    office.shell.forget();
+    office.shell.add(NewPolicy { when: Some("posture.os == \"Plan 9\"".to_owned()), ..shadow("deny user:alice wiki") });
+    assert_eq!(office.shell.actions(), ["policy.add"], "it is not said again because of another");
     assert_eq!(office.shell.core.state().grants.len(), 1);
 }
 
