@@ -447,7 +447,7 @@ proptest! {
 fn ten_thousand_policies_are_advised_on_soon() {
     let policy = |n: u32| {
         let id = PolicyId::from_bytes([&n.to_be_bytes()[..], &[1; 12]].concat().try_into().unwrap());
-        let principal = if n % 2 == 0 { Principal::Everyone } else { Principal::Group(group(1)) };
+        let principal = if n.is_multiple_of(2) { Principal::Everyone } else { Principal::Group(group(1)) };
         Policy { id, until: Some(days(1 + i64::from(n))), ..allowing(0, principal, WIKI) }
     };
     let world = with((0..10_000).map(policy));

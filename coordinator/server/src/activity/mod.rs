@@ -179,9 +179,20 @@ impl Activity {
     /// # Errors
     /// When the file can't be read.
     pub(crate) async fn read(&self, query: ActivityQuery) -> Result<ActivityPage, SubmitError> {
+        self.look(move |reader| reader.read(&query)).await
+    }
+
+    /// Reads something else, when its turn has come.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub(crate) async fn look<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&ActivityReader) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, SubmitError> {
         let _turn = self.0.lists.acquire().await.map_err(|_| SubmitError::Stopped)?;
         let path = self.0.path.clone();
-        let read = move || ActivityReader::open(&path)?.read(&query);
+        let read = move || read(&ActivityReader::open(&path)?);
         Ok(tokio::task::spawn_blocking(read).await.map_err(|_| SubmitError::Stopped)??)
     }
 

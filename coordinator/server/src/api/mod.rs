@@ -8,6 +8,7 @@
 //! - one file per thing: its rows and its routes
 
 pub(crate) mod activity;
+pub(crate) mod advice;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod changes;
@@ -18,6 +19,7 @@ pub(crate) mod groups;
 pub(crate) mod inquiry;
 pub(crate) mod policies;
 pub(crate) mod resources;
+pub(crate) mod shadows;
 pub(crate) mod sites;
 pub(crate) mod tokens;
 pub(crate) mod users;
@@ -56,6 +58,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(resources::routes())
         .merge(policies::routes())
         .merge(declaration::routes())
+        .merge(shadows::routes())
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(grants::routes())
@@ -63,6 +66,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(api_keys::routes())
         .route_layer(middleware::from_fn(request::no_query));
     let routes = plain.merge(audit::routes()).merge(activity::routes()).merge(inquiry::routes());
+    let routes = routes.merge(shadows::reports()).merge(advice::routes());
     Router::new()
         .nest(PREFIX, routes)
         .fallback(no_route)

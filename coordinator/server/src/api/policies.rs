@@ -6,7 +6,7 @@ use axum::{
     response::IntoResponse,
     routing::{delete, get, post},
 };
-use postern_core::{Command, Core, NewPolicy, Touched};
+use postern_core::{Command, Core, NewPolicy, State, Touched};
 use postern_model::{Condition, Effect, Filter, PolicyId, ScopeName, Subject, record::Policy};
 use postern_policy::until;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use super::{
 use crate::coordinator::Coordinator;
 
 /// One policy.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PolicyRow {
     pub(crate) id: PolicyId,
     pub(crate) effect: Effect,
@@ -66,7 +66,10 @@ pub(super) fn routes() -> Router<Coordinator> {
 }
 
 fn row(core: &Core, policy: &Policy) -> Option<PolicyRow> {
-    let state = core.state();
+    row_in(core.state(), policy)
+}
+
+pub(super) fn row_in(state: &State, policy: &Policy) -> Option<PolicyRow> {
     let (when, cedar) = match policy.condition.clone() {
         Some(Condition::Short { text }) => (Some(text), None),
         Some(Condition::Cedar { source, .. }) => (None, Some(source)),

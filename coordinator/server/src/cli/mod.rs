@@ -4,6 +4,7 @@
 //! `activity tail` and `activity export` one object per line.
 
 mod activity;
+mod advice;
 mod client;
 mod declaration;
 mod inquiry;
@@ -19,10 +20,12 @@ mod words;
 use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode};
 
 use activity::words::ActivityWords;
+use advice::AdviceWords;
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 use client::Door;
 use plan::Plan;
+use policies::PolicyWords;
 use postern_model::ApiKey;
 use serde_json::Value;
 use words::{Cli, ServeWords, Words};
@@ -43,7 +46,7 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.words {
-        Words::Policy(policies::PolicyWords::Schema) => {
+        Words::Policy(PolicyWords::Schema) => {
             let _ = write!(std::io::stdout(), "{}", postern_policy::expert::SCHEMA);
             ExitCode::SUCCESS
         }
@@ -128,6 +131,9 @@ fn run_admin(door: &Door, cli: Cli) -> Result<ExitCode> {
     let words = match cli.words {
         Words::Activity(words @ (ActivityWords::Tail { .. } | ActivityWords::Export { .. })) => {
             return runtime.block_on(activity::run(door, words, cli.json));
+        }
+        Words::Policy(PolicyWords::Advice(AdviceWords::Advise { since, out: Some(file) })) => {
+            return runtime.block_on(advice::write(door, since, &file, cli.json));
         }
         words => words,
     };

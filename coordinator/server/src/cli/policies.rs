@@ -8,6 +8,7 @@ use postern_policy::until;
 use serde_json::{Map, Value, json};
 
 use super::{
+    advice::{self, AdviceWords},
     declaration::DeclarationWords,
     plan::{Plan, post, remove, said, table},
     render,
@@ -40,6 +41,8 @@ pub(super) enum PolicyWords {
         /// As 'policy list' shows it.
         id: PolicyId,
     },
+    #[command(flatten)]
+    Advice(AdviceWords),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +74,7 @@ pub(super) fn plan(words: PolicyWords) -> Option<Plan> {
             post("/policies/cedar", json!({ "source": cedar }), table(|rows: &[PolicyRow]| added(rows)))
         }
         PolicyWords::Schema | PolicyWords::Declared(_) => return None,
+        PolicyWords::Advice(words) => advice::plan(&words),
         PolicyWords::List => super::plan::get("/policies", table(policies)),
         PolicyWords::Remove { id } => {
             let sentence = format!("Removed policy {id}: open connections that no other policy allows are cut.");

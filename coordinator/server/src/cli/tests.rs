@@ -54,6 +54,19 @@ fn each_command_is_one_call() {
         ("resource edit wiki --tag prod --tag web", patch(json!({"tags": ["prod", "web"]}))),
         ("resource edit wiki --no-tag", patch(json!({"tags": []}))),
         ("resource remove wiki", plain(Method::DELETE, "/resources/wiki".into())),
+        (
+            "policy shadow-report --since 2026-05-01T12:00:00Z --policy 0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10",
+            plain(Method::GET, format!("/policies/shadow-report?since=2026-05-01T12%3A00%3A00.000Z&policy={id}")),
+        ),
+        (
+            "policy advise --since 2026-05-01T12:00:00Z",
+            plain(Method::GET, "/policies/advice?since=2026-05-01T12%3A00%3A00.000Z".into()),
+        ),
+        ("policy enforce 0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10", plain(Method::POST, format!("/policies/{id}/enforce"))),
+        (
+            "policy enforce 0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10 --dry-run",
+            plain(Method::GET, format!("/policies/{id}/enforce")),
+        ),
         ("policy allow group:eng wiki", post("/policies", json!({"subject": "group:eng", "resource": "wiki"}))),
         (
             "policy deny everyone tag:prod --when !posture.disk_encrypted --until 2126-12-31 --ports tcp/22 --shadow",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod activity;
+mod advice;
 mod candidates;
 mod client;
 mod crowd;

@@ -96,7 +96,7 @@ fn escaped(value: &str) -> String {
     value.bytes().map(byte).collect()
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(in crate::cli) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
         let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
         return Ok(Timestamp::from_unix_millis(clock::now().unix_millis().saturating_sub(ago)));
