@@ -71,6 +71,11 @@ impl Changes {
         self.policies.speaks_of(principal)
     }
 
+    /// The policies that are put.
+    pub(crate) fn put_policies(&self) -> &PolicySet {
+        &self.policies
+    }
+
     fn last<Id: std::hash::Hash + Eq>(&self, index: &HashMap<Id, usize>, id: &Id) -> Option<&Change> {
         index.get(id).map(|at| &self.list[*at])
     }

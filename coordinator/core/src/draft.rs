@@ -11,7 +11,7 @@ use postern_model::{
     grant::{Grant, GrantEnd},
     record::{Device, Owner, Resource, User},
 };
-use postern_policy::{Case, Circumstances, Facts};
+use postern_policy::{Case, Circumstances, Facts, PolicySet};
 
 use crate::{
     Core,
@@ -65,6 +65,11 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn change(&mut self, change: Change) {
         self.changes.push(change);
+    }
+
+    /// The policies that it puts so far.
+    pub(crate) fn put_policies(&self) -> &PolicySet {
+        self.changes.put_policies()
     }
 
     /// Notes what happens, for the audit log.

@@ -8,7 +8,7 @@ use postern_model::{
     check::MAX_CHECKS,
     record::{Policy, Principal},
 };
-use postern_policy::{CompiledPolicy, check_condition, expert, until};
+use postern_policy::{CompiledPolicy, PolicySet, check_condition, expert, until};
 
 use super::{Result, conflict, invalid, not_found};
 use crate::{Env, NewPolicy, Touched, draft::Draft, state::State};
@@ -81,6 +81,10 @@ impl Draft<'_> {
             let what = format!("policy {same} says just that already; see 'policy list'");
             return Err(conflict(what));
         }
+        if like(self.put_policies(), &policy).next().is_some() {
+            let words = self.state.policy_words(&policy);
+            return Err(invalid(format!("the policy '{words}' is there twice: leave one of them out")));
+        }
         self.check_checks(&policy)?;
         let policy = Policy { id: env.id(PolicyId::from_bytes), ..policy };
         let id = policy.id;
@@ -89,12 +93,14 @@ impl Draft<'_> {
         Ok(id)
     }
 
-    /// All devices are asked for all checks, so there can't be any number of them.
+    /// All devices are asked for all checks, so there can't be any number of them. A policy that adds none is welcome still.
     fn check_checks(&self, policy: &Policy) -> Result<()> {
         let compiled = CompiledPolicy::new(policy.clone());
-        let mut checks: BTreeSet<_> = self.state.policy_set().checks().cloned().collect();
+        let mut checks: BTreeSet<_> =
+            self.state.policy_set().checks().chain(self.put_policies().checks()).cloned().collect();
+        let before = checks.len();
         checks.extend(compiled.checks());
-        if checks.len() > MAX_CHECKS {
+        if checks.len() > MAX_CHECKS.max(before) {
             let what = format!("policies can ask for at most {MAX_CHECKS} different files, processes and packages");
             return Err(conflict(what));
         }
@@ -187,6 +193,12 @@ pub(crate) fn says(policy: &Policy, other: &Policy) -> bool {
     Policy { id: policy.id, created_at: policy.created_at, ..other.clone() } == *policy
 }
 
+/// The policies in a set that say the same.
+fn like(set: &PolicySet, policy: &Policy) -> impl Iterator<Item = PolicyId> {
+    let slice = set.slice(policy.principal, &policy.scope);
+    slice.iter().map(|other| other.policy()).filter(|other| says(other, policy)).map(|other| other.id)
+}
+
 impl State {
     /// A policy that says the same, if there is one.
     pub(crate) fn policy_like(&self, policy: &Policy) -> Option<PolicyId> {
@@ -195,8 +207,7 @@ impl State {
 
     /// The policies that say the same.
     pub(crate) fn policies_like(&self, policy: &Policy) -> impl Iterator<Item = PolicyId> {
-        let slice = self.policy_set().slice(policy.principal, &policy.scope);
-        slice.iter().map(|other| other.policy()).filter(|other| says(other, policy)).map(|other| other.id)
+        like(self.policy_set(), policy)
     }
 
     /// Whom a principal names; `None` when that is not there.
