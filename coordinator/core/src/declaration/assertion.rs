@@ -59,51 +59,66 @@ pub(super) fn check_all(state: &State, declaration: &Declaration, now: Timestamp
 fn check(state: &State, assertion: &Assertion, now: Timestamp) -> Result<(), String> {
     let resource = state.resource_named(&assertion.resource);
     let resource = resource.ok_or_else(|| format!("there is no resource '{}'", assertion.resource))?;
-    let device = device(state, assertion, now)?;
-    let visit = Visit { state, device };
+    devices(state, assertion, now)?.into_iter().try_for_each(|(who, device)| {
+        let visit = Visit { state, device };
+        check_device(&visit, resource, assertion, &who, now)
+    })
+}
+
+/// Checks an assertion for one of the devices that it is about; `who` is that in a sentence.
+fn check_device(
+    visit: &Visit<'_>,
+    resource: &Resource,
+    assertion: &Assertion,
+    who: &str,
+    now: Timestamp,
+) -> Result<(), String> {
     let asked = assertion.ports.clone().unwrap_or_else(|| resource.filter.clone());
     let (open, why) = match &assertion.given {
         Some(given) => visit.decided(resource, given, now),
         None => visit.at_all(resource, assertion.expect, now),
     };
     let under = if assertion.given.is_some() { "" } else { " under all circumstances" };
-    let who = match &assertion.who {
-        Asserted::User(name) => format!("{name} "),
-        Asserted::Device(name) => format!("the device '{name}' "),
-    };
     let (name, missing, found) = (&resource.name, asked.minus(&open), asked.intersection(&open));
     match (assertion.expect, &assertion.ports) {
         (Effect::Allow, Some(_)) if missing.is_empty() => Ok(()),
         (Effect::Allow, None) if !found.is_empty() => Ok(()),
-        (Effect::Allow, Some(_)) => Err(format!("{who}may not reach {name} on {missing}{under}: {why}")),
-        (Effect::Allow, None) => Err(format!("{who}may not reach {name}{under}: {why}")),
+        (Effect::Allow, Some(_)) => Err(format!("{who} may not reach {name} on {missing}{under}: {why}")),
+        (Effect::Allow, None) => Err(format!("{who} may not reach {name}{under}: {why}")),
         (Effect::Deny, _) if found.is_empty() => Ok(()),
         (Effect::Deny, _) => {
             let may = if assertion.given.is_some() { "may" } else { "may, under some circumstances," };
-            Err(format!("{who}{may} reach {name} on {found}: {why}"))
+            Err(format!("{who} {may} reach {name} on {found}: {why}"))
         }
     }
 }
 
-/// The device, or one as the user might have.
-fn device(state: &State, assertion: &Assertion, now: Timestamp) -> Result<Device, String> {
-    let posture = assertion.given.as_ref().and_then(|given| given.posture.clone());
+/// Each device that must be as asserted, and what it is called in a sentence. For a user that is one that enrols just then, and
+/// each that the user has: policies may speak of those.
+fn devices(state: &State, assertion: &Assertion, now: Timestamp) -> Result<Vec<(String, Device)>, String> {
+    let given = assertion.given.as_ref();
+    let posture = given.and_then(|given| given.posture.clone()).unwrap_or_default();
+    let there_is = |device: &Device| Device { posture: posture.clone(), ..device.clone() };
     match &assertion.who {
         Asserted::User(name) => {
             let user = state.user_named(name).ok_or_else(|| format!("there is no user '{name}'"))?;
-            Ok(made_up(user, posture.unwrap_or_default(), now))
+            let mut devices = vec![(name.to_string(), made_up(user, posture.clone(), now))];
+            let there_are = state.devices_of(Owner::User(user.id)).filter(|device| !device.revoked);
+            devices
+                .extend(there_are.map(|device| (format!("{name} on the device '{}'", device.name), there_is(device))));
+            Ok(devices)
         }
         Asserted::Device(name) => {
             let by_id = name.parse::<DeviceId>().ok().and_then(|id| state.devices.get(&id));
             let device = by_id.or_else(|| state.device_named(name));
             let device = device.ok_or_else(|| format!("there is no device '{name}'"))?;
-            Ok(Device { posture: posture.unwrap_or_default(), ..device.clone() })
+            Ok(vec![(format!("the device '{name}'"), there_is(device))])
         }
     }
 }
 
-/// A device that enrols just now.
-fn made_up(user: &User, posture: Posture, now: Timestamp) -> Device {
+/// A device that enrols then.
+fn made_up(user: &User, posture: Posture, enrolled_at: Timestamp) -> Device {
     Device {
         id: DeviceId::from_bytes([0xff; 16]),
         name: String::new(),
@@ -113,7 +128,7 @@ fn made_up(user: &User, posture: Posture, now: Timestamp) -> Device {
         addr: OverlayAddr { v4: std::net::Ipv4Addr::UNSPECIFIED, v6: std::net::Ipv6Addr::UNSPECIFIED },
         revoked: false,
         posture,
-        enrolled_at: now,
+        enrolled_at,
         token: TokenId::from_bytes([0xff; 16]),
     }
 }

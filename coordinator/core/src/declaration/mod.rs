@@ -99,7 +99,8 @@ pub struct Assertion {
 /// Whose access an assertion is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asserted {
-    /// Any device of this user.
+    /// Any device of this user: one that would enrol now, and each that there is and is not revoked. To
+    /// be allowed, all of them must be; to be denied as well.
     User(UserName),
     /// The device with this id or name.
     Device(String),

@@ -10,7 +10,7 @@ use super::{
     shell::Shell,
 };
 use crate::{
-    Command, Declaration,
+    Command, Declaration, Touched,
     declaration::{Asserted, Assertion, Given, assertion::Verdict},
 };
 
@@ -77,6 +77,54 @@ fn assertions_about_devices_are_about_those_there_are() {
     assert!(!holds(&mut shell, of("moon", Effect::Allow)) && !holds(&mut shell, of("moon", Effect::Deny)));
     shell.run(&Command::RevokeDevice { id: laptop }).unwrap();
     assert!(!holds(&mut shell, of(&name, Effect::Allow)) && holds(&mut shell, of(&name, Effect::Deny)));
+}
+
+/// What is said of assertions of this state: `None` where it holds.
+fn failures(shell: &mut Shell, assertions: Vec<Assertion>) -> Vec<Option<String>> {
+    let plan = shell.plan(&Declaration { assertions, ..Declaration::default() }).unwrap();
+    plan.checks.iter().map(|checked| checked.failure().map(str::to_owned)).collect()
+}
+
+#[test]
+fn an_assertion_about_a_user_is_about_each_device_of_theirs() {
+    let Office { mut shell, .. } = office();
+    shell.user("bob");
+    let (old, laptop) = (shell.laptop("bob"), shell.laptop("bob"));
+    let name = shell.core.state().devices[&laptop].name.clone();
+    assert_ne!(name, shell.core.state().devices[&old].name);
+    let given = Some(Given::default());
+    let both = || {
+        let of = |who, expect| [None, given.clone()].map(|given| Assertion { given, ..assertion(expect, who, "wiki") });
+        [of("bob", Effect::Deny), of("alice", Effect::Allow)].concat()
+    };
+    assert_eq!(failures(&mut shell, both()), [None, None, None, None]);
+    let says_the_device = |said: &[Option<String>]| {
+        let says = |why: &Option<String>| why.as_ref().is_some_and(|why| why.contains(&format!("device '{name}'")));
+        assert!(said.iter().all(says), "'{name}' in {said:?}");
+    };
+
+    // By its id, and by what a condition says of it: that may be met by any device, as long as no circumstances are given.
+    for (source, all_say_it) in [
+        (format!("permit (principal == Device::\"{laptop}\", action, resource == Resource::\"wiki\");"), true),
+        (format!("permit (principal, action, resource) when {{ principal == Device::\"{laptop}\" }};"), false),
+    ] {
+        let Touched::Policies(ids) = shell.run(&Command::AddCedar { source }).unwrap() else { panic!() };
+        let said = failures(&mut shell, both());
+        says_the_device(&said[usize::from(!all_say_it)..2]);
+        assert!(said[0].as_ref().unwrap().starts_with("bob ") && said[1].as_ref().unwrap().starts_with("bob on"));
+        assert_eq!(said[2..], [None, None], "alice has it not");
+        shell.run(&Command::RemovePolicy { id: ids[0] }).unwrap();
+    }
+
+    // What one device is denied is not allowed to its user.
+    shell.allow("user:bob", "wiki");
+    let allowed = || vec![assertion(Effect::Allow, "bob", "wiki")];
+    assert_eq!(failures(&mut shell, allowed()), [None]);
+    shell.run(&short(Effect::Deny, &format!("device:{laptop}"), "wiki").into()).unwrap();
+    says_the_device(&failures(&mut shell, allowed()));
+    // A revoked device counts no more.
+    shell.run(&Command::RevokeDevice { id: laptop }).unwrap();
+    assert_eq!(failures(&mut shell, allowed()), [None]);
 }
 
 #[test]
