@@ -102,7 +102,8 @@ fn devices(state: &State, assertion: &Assertion, now: Timestamp) -> Result<Vec<(
     match &assertion.who {
         Asserted::User(name) => {
             let user = state.user_named(name).ok_or_else(|| format!("there is no user '{name}'"))?;
-            let mut devices = vec![(name.to_string(), made_up(user, posture.clone(), now))];
+            let enrolled_at = given.and_then(|given| given.time).unwrap_or(now);
+            let mut devices = vec![(name.to_string(), made_up(user, posture.clone(), enrolled_at))];
             let there_are = state.devices_of(Owner::User(user.id)).filter(|device| !device.revoked);
             devices
                 .extend(there_are.map(|device| (format!("{name} on the device '{}'", device.name), there_is(device))));

@@ -99,7 +99,7 @@ pub struct Assertion {
 /// Whose access an assertion is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asserted {
-    /// Any device of this user: one that would enrol now, and each that there is and is not revoked. To
+    /// Any device of this user: one that would enrol now (or at the given time), and each that there is and is not revoked. To
     /// be allowed, all of them must be; to be denied as well.
     User(UserName),
     /// The device with this id or name.
@@ -111,7 +111,7 @@ pub enum Asserted {
 pub struct Given {
     /// What the device says of itself.
     pub posture: Option<Posture>,
-    /// When; now unless told.
+    /// When; now unless told. A device that is made up for an assertion enrols then.
     pub time: Option<Timestamp>,
     /// From where the device reaches the coordinator.
     pub source: Option<IpAddr>,

@@ -1,16 +1,16 @@
 //! Assertions: what holds, what is said where one does not, and that nothing is done then.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use postern_model::Effect;
 
 use super::{
     declarations::{declared, resource, short, whole},
     office::{Office, office, tcp},
-    shell::Shell,
+    shell::{START, Shell},
 };
 use crate::{
-    Command, Declaration, Touched,
+    Command, Declaration, NewPolicy, Touched,
     declaration::{Asserted, Assertion, Given, assertion::Verdict},
 };
 
@@ -125,6 +125,31 @@ fn an_assertion_about_a_user_is_about_each_device_of_theirs() {
     // A revoked device counts no more.
     shell.run(&Command::RevokeDevice { id: laptop }).unwrap();
     assert_eq!(failures(&mut shell, allowed()), [None]);
+}
+
+#[test]
+fn who_is_made_up_enrols_at_the_time_that_is_given() {
+    let mut shell = Shell::new();
+    let fresh = NewPolicy { when: Some("auth.age_hours < 8".into()), ..short(Effect::Allow, "user:alice", "wiki") };
+    let mut declaration = whole();
+    declaration.policies = Some(vec![declared(fresh)]);
+    let days = |days: u64| START.plus(Duration::from_secs(days * 24 * 3600));
+    let at = |time| Assertion {
+        given: Some(Given { time, ..Given::default() }),
+        ..assertion(Effect::Allow, "alice", "wiki")
+    };
+    declaration.assertions = [None, Some(days(100)), Some(days(1))].map(at).into();
+    for _ in 0..2 {
+        let plan = shell.plan(&declaration).unwrap();
+        assert!(plan.checks.iter().all(|checked| checked.verdict == Verdict::Holds), "{:?}", plan.checks);
+        shell.pass(Duration::from_secs(10 * 24 * 3600));
+    }
+    // Who is there already has not enrolled anew.
+    shell.apply(&declaration).unwrap();
+    shell.laptop("alice");
+    let plan = shell.plan(&Declaration { policies: None, ..declaration }).unwrap();
+    let fails: Vec<_> = plan.checks.iter().map(|checked| checked.failure().is_some()).collect();
+    assert_eq!(fails, [false, true, false], "{:?}", plan.checks);
 }
 
 #[test]
