@@ -153,12 +153,10 @@ impl Nodes {
     async fn posture(&self, device: &DeviceConnection, posture: Posture, waiting: &mut Waiting) -> Result<()> {
         let id = device.identity.device;
         waiting.posture = None;
-        if self.differs(id, &posture).await.is_none() {
-            if self.coordinator.posture_counts(id).await {
-                self.coordinator.posture_again(id, device.number).await;
-                return Ok(());
-            }
-            // It had become too old: that it counts again may change what was decided.
+        // One that had become too old counts again, which may change what was decided.
+        if self.differs(id, &posture).await.is_none() && self.coordinator.posture_counts(id).await {
+            self.coordinator.posture_again(id, device.number).await;
+            return Ok(());
         }
         if let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now)) {
             waiting.posture = Some(Late::new(posture, wait));

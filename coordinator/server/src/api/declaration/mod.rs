@@ -64,6 +64,6 @@ async fn apply(admin: Admin, Body(asked): Body<ToApply>) -> Result<Json<AppliedR
 }
 
 async fn export(admin: Admin) -> Result<Json<File>, Problem> {
-    let declaration = admin.coordinator.look(|core, env| core.export(env)).await??;
+    let declaration = admin.coordinator.look(postern_core::Core::export).await??;
     Ok(Json(declaration.into()))
 }
