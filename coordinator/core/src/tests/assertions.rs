@@ -10,8 +10,8 @@ use super::{
     shell::{START, Shell},
 };
 use crate::{
-    Command, Declaration, NewPolicy, Touched,
-    declaration::{Asserted, Assertion, Given, assertion::Verdict},
+    Command, Declaration, Env, NewPolicy, Refusal, Touched,
+    declaration::{Asserted, Assertion, DeclaredGroup, DeclaredPolicy, Given, assertion::Verdict},
 };
 
 fn assertion(expect: Effect, user: &str, resource: &str) -> Assertion {
@@ -152,34 +152,140 @@ fn who_is_made_up_enrols_at_the_time_that_is_given() {
     assert_eq!(fails, [false, true, false], "{:?}", plan.checks);
 }
 
+fn check_offline(declaration: &Declaration) -> Result<Vec<Verdict>, Refusal> {
+    let mut env = Env { now: START, moment: Default::default(), random: &mut fresh() };
+    let checked = crate::declaration::check_offline(declaration, &mut env)?;
+    Ok(checked.into_iter().map(|checked| checked.verdict).collect())
+}
+
+/// `wiki`, open on 443, and these policies.
+fn wiki(policies: Vec<DeclaredPolicy>, assertions: Vec<Assertion>) -> Declaration {
+    let resources = Some(BTreeMap::from([("wiki".parse().unwrap(), resource("hq", "10.0.0.5"))]));
+    Declaration { resources, policies: Some(policies), assertions, ..Declaration::default() }
+}
+
 #[test]
 fn without_a_coordinator_whoever_is_named_is_made_up() {
-    let check = |declaration: &Declaration| {
-        let mut env = crate::Env { now: super::shell::START, moment: Default::default(), random: &mut fresh() };
-        crate::declaration::check_offline(declaration, &mut env)
-    };
-    let device: postern_model::DeviceId = "0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10".parse().unwrap();
-    let declaration = Declaration {
-        resources: Some(BTreeMap::from([("wiki".parse().unwrap(), resource("hq", "10.0.0.5"))])),
-        policies: Some(vec![
-            declared(short(Effect::Allow, "user:alice", "wiki")),
-            declared(short(Effect::Allow, "group:eng", "wiki")),
-            declared(short(Effect::Deny, &format!("device:{device}"), "wiki")),
-        ]),
-        assertions: vec![
+    let cedar = r#"
+        permit (principal in User::"carol", action, resource == Resource::"wiki");
+        forbid (principal, action, resource) when { principal in Group::"guests" && principal == Device::"kiosk" };
+        permit (principal in Group::"ops", action, resource in Tag::"elsewhere");
+    "#;
+    let declaration = wiki(
+        vec![declared(short(Effect::Allow, "user:alice", "wiki")), DeclaredPolicy::Cedar(cedar.into())],
+        vec![
             assertion(Effect::Allow, "alice", "wiki"),
             assertion(Effect::Deny, "bob", "wiki"),
             assertion(Effect::Allow, "bob", "wiki"),
+            assertion(Effect::Deny, "carol", "wiki"),
             Assertion { who: Asserted::Device("laptop".into()), ..assertion(Effect::Allow, "x", "wiki") },
         ],
-        ..Declaration::default()
-    };
-    let checked: Vec<_> = check(&declaration).unwrap().into_iter().map(|checked| checked.verdict).collect();
-    assert_eq!(checked[..2], [Verdict::Holds, Verdict::Holds]);
-    assert!(matches!(&checked[2], Verdict::Fails(why) if why.contains("no policy allows it")), "{checked:?}");
-    assert!(matches!(&checked[3], Verdict::Skipped(why) if why.contains("'laptop'")), "{checked:?}");
+    );
+    let checked = check_offline(&declaration).unwrap();
+    // A denial that may be everyone's stands against what is to hold under all circumstances.
+    assert!(matches!(&checked[0], Verdict::Fails(why) if why.contains("deny everyone everything")), "{checked:?}");
+    assert_eq!(checked[1], Verdict::Holds);
+    assert!(matches!(&checked[2], Verdict::Fails(_)), "{checked:?}");
+    assert!(matches!(&checked[3], Verdict::Fails(why) if why.contains("allow user:carol wiki")), "{checked:?}");
+    assert!(matches!(&checked[4], Verdict::Skipped(why) if why.contains("'laptop'")), "{checked:?}");
     let without = Declaration { resources: None, ..declaration };
-    assert!(check(&without).unwrap_err().to_string().contains("no resource 'wiki'"));
+    assert!(check_offline(&without).unwrap_err().to_string().contains("no resource 'wiki'"));
+    let unread = wiki(vec![DeclaredPolicy::Cedar("permit (principal in User::\"carol\"".into())], vec![]);
+    assert!(check_offline(&unread).unwrap_err().to_string().contains("line 1"));
+    // A section that is there is complete.
+    let mut complete = wiki(vec![declared(short(Effect::Allow, "group:eng", "wiki"))], vec![]);
+    complete.groups = Some(BTreeMap::new());
+    assert!(check_offline(&complete).unwrap_err().to_string().contains("no group 'eng'"));
+}
+
+#[test]
+fn without_a_coordinator_nothing_is_said_of_what_is_not_declared() {
+    let assertions = vec![assertion(Effect::Deny, "bob", "wiki"), assertion(Effect::Allow, "bob", "wiki")];
+    let whole = wiki(vec![], assertions);
+    assert!(matches!(check_offline(&whole).unwrap()[..], [Verdict::Holds, Verdict::Fails(_)]));
+    let without = [
+        ("policies", Declaration { policies: None, ..whole.clone() }),
+        ("resources", Declaration { resources: None, ..whole }),
+    ];
+    for (section, declaration) in without {
+        for verdict in check_offline(&declaration).unwrap() {
+            let Verdict::Skipped(why) = verdict else { panic!("{verdict:?}") };
+            assert!(why.contains(&format!("no {section} are declared")), "{why}");
+        }
+    }
+}
+
+#[test]
+fn without_a_coordinator_who_is_in_a_group_may_not_be_known() {
+    let device = "0192d3c8-1f6e-7c44-b2a0-5d1c9a7e4f10";
+    let (allow, deny) = (Effect::Allow, Effect::Deny);
+    let one = |effect, subject: &str| vec![declared(short(effect, subject, "wiki"))];
+    let besides = |effect, subject: &str| [one(allow, "user:bob"), one(effect, subject)].concat();
+    let cedar = |text: &str| vec![DeclaredPolicy::Cedar(text.to_owned())];
+    let in_eng = "permit (principal, action, resource) when { principal in Group::\"eng\" };";
+    let on_80 = NewPolicy { ports: Some(tcp("80")), ..short(allow, "group:eng", "everything") };
+    let shadow = NewPolicy { shadow: true, ..short(allow, "group:eng", "wiki") };
+    let told = "given";
+    // What is expected of bob and whether circumstances are given, and whether it holds; `None` where nobody can tell.
+    for (policies, expect, circumstances, outcome) in [
+        (one(allow, "group:eng"), deny, "", None),
+        (one(allow, "group:eng"), allow, "", None),
+        (one(allow, "group:eng"), deny, told, None),
+        // Whoever is in it, nobody is let in, or all the same is.
+        (one(deny, "group:eng"), deny, "", Some(true)),
+        (one(deny, "group:eng"), allow, "", Some(false)),
+        (besides(allow, "group:eng"), allow, "", Some(true)),
+        (besides(allow, "group:eng"), deny, "", Some(false)),
+        (besides(deny, "group:eng"), allow, "", None),
+        (besides(deny, "group:eng"), deny, "", None),
+        // The same of a device that may be bob's.
+        (one(allow, &format!("device:{device}")), deny, "", None),
+        (one(deny, &format!("device:{device}")), deny, "", Some(true)),
+        (besides(deny, &format!("device:{device}")), allow, "", None),
+        (cedar("permit (principal == Device::\"kiosk\", action, resource);"), deny, told, None),
+        // In Cedar.
+        (cedar("permit (principal in Group::\"eng\", action, resource);"), deny, "", None),
+        (cedar(in_eng), deny, told, None),
+        (cedar(in_eng), deny, "", Some(false)),
+        (cedar(in_eng), allow, "", Some(false)),
+        (
+            cedar("permit (principal in User::\"al\", action, resource) when { principal in Group::\"eng\" };"),
+            deny,
+            told,
+            Some(true),
+        ),
+        // What is about other things, or decides nothing.
+        (vec![declared(short(allow, "group:eng", "tag:db"))], deny, "", Some(true)),
+        (vec![declared(on_80)], deny, "", Some(true)),
+        (vec![declared(shadow)], deny, "", Some(true)),
+    ] {
+        let given = (circumstances == told).then(Given::default);
+        let it = Assertion { given, ..assertion(expect, "bob", "wiki") };
+        let mut declaration = wiki(policies, vec![it]);
+        let is_as_told = |declaration: &Declaration, outcome: Option<bool>| {
+            let verdict = check_offline(declaration).unwrap().remove(0);
+            let found = match &verdict {
+                Verdict::Holds => Some(true),
+                Verdict::Fails(_) => Some(false),
+                Verdict::Skipped(why) => {
+                    assert!(why.contains("only the coordinator knows") && why.contains("'policy plan'"), "{why}");
+                    None
+                }
+            };
+            assert_eq!(found, outcome, "{declaration:?}: {verdict:?}");
+        };
+        is_as_told(&declaration, outcome);
+        // A group that is declared and keeps whom it has is no better known.
+        declaration.groups = Some(BTreeMap::from([("eng".parse().unwrap(), DeclaredGroup::default())]));
+        is_as_told(&declaration, outcome);
+    }
+    // Once its members are declared, it is told.
+    for (members, verdict) in [(&["alice"][..], true), (&["alice", "bob"], false)] {
+        let mut declaration = wiki(one(allow, "group:eng"), vec![assertion(deny, "bob", "wiki")]);
+        let members = Some(members.iter().map(|name| name.parse().unwrap()).collect());
+        declaration.groups = Some(BTreeMap::from([("eng".parse().unwrap(), DeclaredGroup { members })]));
+        assert_eq!(check_offline(&declaration).unwrap()[0] == Verdict::Holds, verdict);
+    }
 }
 
 /// Random enough for ids.
