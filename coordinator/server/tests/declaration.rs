@@ -39,7 +39,7 @@ fn a_file_is_planned_applied_and_exported_as_it_is() {
     let applied = running.done(&format!("policy apply {EXAMPLE}"));
     assert!(applied.contains("Done: ") && applied.contains(" changes, at revision"), "{applied}");
     assert_eq!(running.json("policy list").as_array().unwrap().len(), 5);
-    assert_eq!(running.json("group list").as_array().unwrap().len(), 3);
+    assert_eq!(running.json("group list").as_array().unwrap().len(), 4);
     assert_ne!(running.json("audit verify")["entries"], log["entries"], "each step is in the log");
     let again = running.say(&format!("policy plan {EXAMPLE} --detailed-exitcode"));
     exits(&again, 0);
@@ -111,6 +111,24 @@ fn what_would_not_hold_is_not_applied() {
     exits(&said, 0);
     let rows: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert!(rows.as_array().unwrap().iter().all(|row| row["outcome"] == "holds"), "{rows}");
+    // What the file does not say is skipped, and said; skipping all is no success.
+    let without = example.split("# In the short form").next().unwrap();
+    let denial =
+        "[[assertions]]\nname = \"bob stays out\"\nexpect = \"deny\"\nuser = \"bob\"\nresource = \"orders-db\"\n";
+    let path = write(&running, "unsaid.toml", &format!("{without}{denial}"));
+    let said = run(program().args(["policy", "test"]).arg(&path));
+    exits(&said, 1);
+    let lines = ["skipped bob stays out: no policies are declared", "0 hold, 0 fail, 1 skipped. Nothing was checked."];
+    assert!(lines.iter().all(|line| said.stdout.contains(line)), "{}", said.stdout);
+    exits(&run(program().args(["policy", "test", "--json"]).arg(&path)), 1);
+    let path = write(&running, "members.toml", &example.replace("members = [\"carol\"]\n", ""));
+    let said = run(program().args(["policy", "test"]).arg(&path));
+    exits(&said, 0);
+    let lines = [
+        "skipped but on call, one does: only the coordinator knows who is in the group 'contractors'",
+        "ok      and not by night",
+    ];
+    assert!(lines.iter().all(|line| said.stdout.contains(line)), "{}", said.stdout);
     // What can't be read is neither tested nor planned.
     let path = write(&running, "broken.toml", "[groups.eng]\nmember = [\"alice\"]\n");
     for words in ["test", "plan --detailed-exitcode", "apply"] {

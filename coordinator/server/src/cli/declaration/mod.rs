@@ -2,7 +2,8 @@
 //!
 //! - `read`: files and folders to one declaration; `tell`: plans, for people
 //!
-//! Exit codes: 0 done, 1 refused, failed or wrong input; `plan --detailed-exitcode` ends with 2 when anything would change.
+//! Exit codes: 0 done, 1 refused, failed or wrong input; `plan --detailed-exitcode` ends with 2 when anything would change, and
+//! `test` with 1 as well when it had to skip all assertions: a check in CI that checks nothing should not pass.
 
 mod read;
 mod tell;
@@ -58,7 +59,8 @@ pub(crate) enum DeclarationWords {
         #[arg(long, value_name = "N")]
         revision: Option<u64>,
     },
-    /// Check a file and its assertions without a coordinator. Whoever the file names is made up.
+    /// Check a file and its assertions without a coordinator. Whoever the file names is made up; what hangs on things that only
+    /// the coordinator knows is skipped. Ends with exit code 1 when an assertion fails, or when all are skipped.
     Test {
         /// A TOML file, or a folder with such files.
         path: PathBuf,
@@ -84,7 +86,7 @@ pub(super) fn test(path: &Path, is_json: bool) -> Result<ExitCode> {
     let text = if is_json { json::indent(&serde_json::to_string(&rows)?) } else { tell::checked(&rows) };
     print(&text);
     let has_failed = rows.iter().any(|row| row.outcome == Outcome::Fails);
-    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if has_failed || tell::are_all_skipped(&rows) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Carries out any of the words but `test`.

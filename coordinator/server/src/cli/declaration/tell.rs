@@ -157,6 +157,12 @@ pub(super) fn checked(rows: &[CheckedRow]) -> String {
     let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
     let mut lines: Vec<_> = rows.iter().map(checked_line).collect();
     let (failed, skipped) = (count(Outcome::Fails), count(Outcome::Skipped));
-    lines.push(format!("\n{} hold, {failed} fail, {skipped} skipped.", count(Outcome::Holds)));
+    let nothing = if are_all_skipped(rows) { " Nothing was checked." } else { "" };
+    lines.push(format!("\n{} hold, {failed} fail, {skipped} skipped.{nothing}", count(Outcome::Holds)));
     lines.join("\n")
+}
+
+/// Whether there are assertions and none of them could be checked.
+pub(super) fn are_all_skipped(rows: &[CheckedRow]) -> bool {
+    !rows.is_empty() && rows.iter().all(|row| row.outcome == Outcome::Skipped)
 }
