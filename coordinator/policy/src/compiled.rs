@@ -6,7 +6,10 @@ use cedar_policy as cedar;
 use postern_model::{Check, Condition, Filter, Timestamp, record::Policy};
 use serde_json::json;
 
-use crate::condition::{self, Atom, Expr};
+use crate::{
+    condition::{self, Atom, Expr},
+    kept,
+};
 
 /// A policy with its condition compiled.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub struct CompiledPolicy {
 #[derive(Debug)]
 pub(crate) enum Compiled {
     Always,
-    When(Box<When>),
+    When(Arc<When>),
     /// It was valid once and can't be compiled by this version. It is never met where that would allow, and always where
     /// that denies.
     Broken(String),
@@ -64,8 +67,8 @@ impl CompiledPolicy {
     pub fn new(policy: Policy) -> Self {
         let condition = match &policy.condition {
             None => Compiled::Always,
-            Some(condition) => match compile(condition) {
-                Ok(when) => Compiled::When(Box::new(when)),
+            Some(condition) => match kept::compiled(condition, compile) {
+                Ok(when) => Compiled::When(when),
                 Err(fault) => Compiled::Broken(fault),
             },
         };

@@ -22,6 +22,7 @@ pub mod expert;
 mod explain;
 mod facts;
 mod hint;
+mod kept;
 mod mentions;
 mod nesting;
 mod policy_set;

@@ -37,7 +37,10 @@ enum Bench {
         #[arg(long, default_value_t = 20)]
         rounds: u32,
     },
-    /// Sends numbered packets: the revocation bench runs this on its laptop.
+    /// Says how much memory so many compiled policies take: the policy bench runs this in a process of its own.
+    #[command(hide = true)]
+    Memory { policies: u32 },
+    /// Sends packets: the revocation bench runs this on its laptop.
     #[command(hide = true)]
     Send { port: u16, targets: Vec<IpAddr> },
     /// Writes down when each flow's last packet came: the revocation bench runs this on its server.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
     match cli.bench {
         Bench::Policy => policy::run(cli.json),
         Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
+        Bench::Memory { policies } => policy::memory(policies),
         Bench::Send { port, targets } => traffic::send(port, &targets),
         Bench::Receive { address, port, count } => traffic::receive(address, port, count),
     }

@@ -20,13 +20,17 @@ const GROUPS_PER_USER: u32 = 5;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_millis(1_780_000_000_000);
 
-const CONDITIONS: [&str; 5] = [
-    "posture.disk_encrypted",
-    "posture.disk_encrypted && time.hour in 6..20",
-    "posture.firewall && posture.update_age_days < 30",
-    "source.ip in [\"10.0.0.0/8\", \"192.0.2.0/24\"] || auth.age_hours < 720",
-    "process(\"edr\") && posture.kernel >= \"6.1\"",
-];
+/// One of some hundreds.
+fn condition(seed: u64) -> String {
+    let number = pick(seed, 100);
+    match pick(seed + 1, 5) {
+        0 => "posture.disk_encrypted".to_owned(),
+        1 => format!("posture.disk_encrypted && time.hour in {}..20", number % 18),
+        2 => format!("posture.firewall && posture.update_age_days < {}", 20 + number),
+        3 => format!("source.ip in [\"10.{number}.0.0/16\", \"192.0.2.0/24\"] || auth.age_hours < 720"),
+        _ => format!("process(\"edr\") && posture.kernel >= \"6.{}\"", number % 12),
+    }
+}
 
 fn bytes(kind: u8, n: u32) -> [u8; 16] {
     let mut bytes = [kind; 16];
@@ -95,14 +99,14 @@ fn policy(n: u32) -> Policy {
         0 => Scope::Tag(tag(pick(seed + 1, TAGS))),
         _ => Scope::Resource(resource(pick(seed + 1, RESOURCES))),
     };
-    let text = CONDITIONS[usize::try_from(scatter(seed + 2)).unwrap_or_default() % CONDITIONS.len()];
+    let text = condition(seed + 2);
     Policy {
         id: PolicyId::from_bytes(bytes(6, n)),
         effect: if n % 25 == 7 { Effect::Deny } else { Effect::Allow },
         principal,
         scope,
         ports: n.is_multiple_of(3).then(|| filter("443")),
-        condition: (!n.is_multiple_of(4)).then(|| Condition::Short { text: text.to_owned() }),
+        condition: (!n.is_multiple_of(4)).then(|| Condition::Short { text: text.clone() }),
         until: None,
         shadow: false,
         created_at: NOW,

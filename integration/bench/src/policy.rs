@@ -39,6 +39,7 @@ pub(crate) fn run(json: bool) -> Result<()> {
             "policies",
             "decide p50",
             "p99",
+            "of one policy p50 / p99",
             "allowed",
             "in a slice",
             "compiled set",
@@ -65,6 +66,8 @@ struct Figures {
     policies: u32,
     p50: Duration,
     p99: Duration,
+    /// Of decisions with exactly one policy to look at.
+    one: (Duration, Duration),
     allowed: u32,
     /// Policies that a decision looks at, on average.
     slice: f64,
@@ -82,6 +85,7 @@ impl Figures {
             self.policies.to_string(),
             micros(self.p50),
             micros(self.p99),
+            format!("{} / {}", micros(self.one.0), micros(self.one.1)),
             format!("{:.1} %", f64::from(self.allowed) * 100.0 / f64::from(DECISIONS)),
             format!("{:.2}", self.slice),
             format!("{:.1} MiB", f64::from(u32::try_from(self.memory >> 10).unwrap_or(u32::MAX)) / 1024.0),
@@ -96,7 +100,8 @@ impl Figures {
     fn json(&self) -> serde_json::Value {
         json!({
             "policies": self.policies, "decide_p50_us": self.p50.as_secs_f64() * 1e6,
-            "decide_p99_us": self.p99.as_secs_f64() * 1e6, "slice": self.slice, "memory_bytes": self.memory,
+            "decide_p99_us": self.p99.as_secs_f64() * 1e6,
+            "decide_one_p50_us": self.one.0.as_secs_f64() * 1e6, "decide_one_p99_us": self.one.1.as_secs_f64() * 1e6, "slice": self.slice, "memory_bytes": self.memory,
             "compile_ms": self.compiling.as_secs_f64() * 1e3,
             "member_removed_ms": self.member_removed.as_secs_f64() * 1e3, "redecided": self.redecided,
             "plan_ms": self.plan.as_secs_f64() * 1e3, "widest_plan_ms": self.widest_plan.as_secs_f64() * 1e3,
@@ -108,15 +113,18 @@ fn measure(size: u32) -> Result<Figures> {
     let (memory, compiling) = compile(size)?;
     let mut core = Core::new(world(size), config());
     let state = core.state();
-    let (mut times, mut allowed, mut looked_at) = (Times::default(), 0, 0_usize);
+    let (mut times, mut one, mut allowed, mut looked_at) = (Times::default(), Times::default(), 0, 0_usize);
     let mut grants = Vec::new();
     for n in 0..DECISIONS {
         let (from, to) = pair(state, n);
         let start = now();
         let decision = decide(state, from, to, circumstances());
-        times.push(start.elapsed());
-        if n < 10_000 {
-            looked_at += postern_policy::Case::new(state, from, to).map_or(0, |case| case.policies());
+        let took = start.elapsed();
+        times.push(took);
+        let policies = postern_policy::Case::new(state, from, to).map_or(0, |case| case.policies());
+        looked_at += policies;
+        if policies == 1 {
+            one.push(took);
         }
         if let Decision::Allowed { filter, policy } = decision {
             allowed += 1;
@@ -139,8 +147,9 @@ fn measure(size: u32) -> Result<Figures> {
         policies: size,
         p50: times.percentile(0.5),
         p99: times.percentile(0.99),
+        one: (one.percentile(0.5), one.percentile(0.99)),
         allowed,
-        slice: f64::from(u32::try_from(looked_at)?) / 10_000.0,
+        slice: f64::from(u32::try_from(looked_at)?) / f64::from(DECISIONS),
         memory,
         compiling,
         member_removed,
@@ -179,16 +188,29 @@ fn pair(state: &State, n: u32) -> (postern_model::DeviceId, postern_model::Resou
     (from, to.copied().unwrap_or(resource(0)))
 }
 
-/// How much memory compiled policies take, and how long compiling them does.
+/// How much memory compiled policies take, by a process that does nothing else, and how long compiling them does.
 fn compile(size: u32) -> Result<(u64, Duration)> {
+    let program = std::env::current_exe()?;
+    let output = std::process::Command::new(program).args(["memory", &size.to_string()]).output()?;
+    let memory = String::from_utf8(output.stdout)?.trim().parse().context("the other process told no number")?;
     let policies = policies(size);
-    let before = resident()?;
     let start = now();
     let set = PolicySet::compile(&policies);
     let compiling = start.elapsed();
-    let memory = resident()?.saturating_sub(before);
     drop(set);
     Ok((memory, compiling))
+}
+
+/// Prints how much memory so many compiled policies take, in bytes.
+pub(crate) fn memory(size: u32) -> Result<()> {
+    // What Cedar sets up once is not theirs.
+    drop(PolicySet::compile(&policies(1000).split_off(990)));
+    let policies = policies(size);
+    let before = resident()?;
+    let set = PolicySet::compile(&policies);
+    println!("{}", resident()?.saturating_sub(before));
+    drop(set);
+    Ok(())
 }
 
 /// The memory that this process has in use, in bytes (proc(5)).
