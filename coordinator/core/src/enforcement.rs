@@ -31,6 +31,8 @@ pub struct ChangeReport {
     pub at: Timestamp,
     /// What it was: the audit entries' actions and objects, the first ones.
     pub what: Vec<(String, String)>,
+    /// How many more there are.
+    pub more: usize,
     /// How many grants were decided anew.
     pub redecided: usize,
     /// How many of them ended.
@@ -142,11 +144,13 @@ impl Enforcement {
         }
         let is_of_grants = |event: &&AuditEvent| event.action.starts_with("grant.");
         let causes = audit.iter().filter(|event| !is_of_grants(event));
+        let more = causes.clone().count().saturating_sub(SHOWN);
         let what = causes.take(SHOWN).map(|event| (event.action.clone(), event.object.clone())).collect();
         self.reports.push_back(ChangeReport {
             revision,
             at,
             what,
+            more,
             redecided: effects.redecided,
             ended: effects.ended.len(),
             changed: effects.changed.len(),

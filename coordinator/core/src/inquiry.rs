@@ -8,7 +8,7 @@ use postern_model::{
     change::Change,
     record::{Owner, Principal},
 };
-use postern_policy::{Case, Explanation, explain, principals, scopes_of_resource, visible_in};
+use postern_policy::{Case, Explanation, explain, principals, principals_of_user, scopes_of_resource, visible_in};
 
 use crate::{Command, Core, Env, Refusal, core::has_less};
 
@@ -54,11 +54,14 @@ impl Core {
         devices.filter(may_know).filter_map(reach).collect()
     }
 
-    /// The users that policies about a resource speak of, who have no device to reach it with.
+    /// The users whom policies let reach a resource, at least under some circumstances, and who have no device to do so.
     pub fn users_without_device(&self, resource: ResourceId) -> Vec<UserId> {
         let users = self.users_spoken_of(resource).into_iter();
         let has_none = |user: &UserId| self.state.devices_of(Owner::User(*user)).all(|device| device.revoked);
-        users.filter(has_none).collect()
+        let may_know =
+            |user: &UserId| visible_in(&self.state, &principals_of_user(&self.state, *user), resource).is_ok();
+        let is_active = |user: &UserId| self.state.users.get(user).is_some_and(|user| !user.suspended);
+        users.filter(|user| has_none(user) && is_active(user) && may_know(user)).collect()
     }
 
     /// What a command would cut, if it were carried out now.

@@ -101,7 +101,7 @@ impl fmt::Display for DenyReason {
             Self::UserSuspended => "the user is suspended",
             Self::UserRemoved => "the user was removed",
             Self::DeviceRevoked => "the device was revoked",
-            Self::EmptyFilter => "the resource has no open ports",
+            Self::EmptyFilter => "none of its open ports is one that a policy allows",
             Self::NoGateway => "no gateway of its site is connected",
             Self::GatewayUnreachable => "its gateway did not answer in time",
             Self::LeaseExpired => "the lease ran out",

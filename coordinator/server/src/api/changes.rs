@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, http::StatusCode, routing::get};
 use postern_core::{ChangeReport, Core, Refusal};
 use postern_model::{Revision, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ pub(crate) struct ChangeRow {
     pub(crate) at: Time,
     /// What was changed, as the audit log has it: `policy.remove policy:ID`.
     pub(crate) what: Vec<String>,
+    /// How many more things it changed.
+    pub(crate) more: usize,
     /// How many grants were decided anew, how many of them ended, how many were narrowed.
     pub(crate) redecided: usize,
     pub(crate) revoked: usize,
@@ -65,6 +67,7 @@ fn row(core: &Core, report: &ChangeReport, now: Timestamp) -> ChangeRow {
         revision: report.revision,
         at: Time(report.at),
         what: report.what.iter().map(|(action, object)| format!("{action} {object}")).collect(),
+        more: report.more,
         redecided: report.redecided,
         revoked: report.ended,
         narrowed: report.changed,
@@ -93,5 +96,9 @@ async fn show(admin: Admin, Named(which): Named<String>) -> Result<Json<ChangeRo
         report.map(|report| row(core, report, now))
     });
     let found = found.await;
+    let none = "nothing was changed since the coordinator started; what earlier changes came to is in the audit log, as 'change.enforced'";
+    if found.is_none() && which == "last" {
+        return Err(Problem::new(StatusCode::NOT_FOUND, none));
+    }
     found.map(Json).ok_or_else(|| Refusal::NotFound { kind: "change", name: which, list: "change list" }.into())
 }

@@ -182,7 +182,11 @@ fn explanation(
         user: user_name(core, record),
         resource: state.resources.get(&resource)?.name.clone(),
         allowed,
-        because: reason.map(|reason| reason.to_string()),
+        because: reason.map(|reason| match reason {
+            // Which it is follows.
+            DenyReason::ConditionNotMet => "a condition of access is not met".to_owned(),
+            reason => reason.to_string(),
+        }),
         open,
         reason,
         policy,

@@ -76,22 +76,33 @@ fn millis(millis: Option<f64>) -> String {
 
 fn changes(rows: &[ChangeRow]) -> String {
     let head = ["REVISION", "TIME", "WHAT", "REVOKED", "NARROWED", "CUT", "ENFORCED", "P99"];
-    columns(rows, "Nothing was changed since the coordinator started.", &head, |row| {
-        vec![
-            row.revision.to_string(),
-            row.at.short(),
-            row.what.first().cloned().unwrap_or_else(|| "-".to_owned()),
-            row.revoked.to_string(),
-            row.narrowed.to_string(),
-            row.cut.to_string(),
-            format!("{} of {}", row.enforced, row.nodes),
-            millis(row.p99_ms),
-        ]
-    })
+    columns(
+        rows,
+        "Nothing was changed since the coordinator started; what earlier changes came to is in the audit log.",
+        &head,
+        |row| {
+            vec![
+                row.revision.to_string(),
+                row.at.short(),
+                match (row.what.first(), row.what.len() + row.more) {
+                    (None, _) => "-".to_owned(),
+                    (Some(first), 1) => first.clone(),
+                    (Some(first), count) => format!("{first} (and {} more)", count - 1),
+                },
+                row.revoked.to_string(),
+                row.narrowed.to_string(),
+                row.cut.to_string(),
+                format!("{} of {}", row.enforced, row.nodes),
+                millis(row.p99_ms),
+            ]
+        },
+    )
 }
 
 fn change_shown(row: &ChangeRow) -> String {
-    let mut lines = vec![format!("Change {} of {}: {}", row.revision, row.at.short(), render::list(&row.what))];
+    let mut what = row.what.clone();
+    what.extend((row.more > 0).then(|| format!("{} more", row.more)));
+    let mut lines = vec![format!("Change {} of {}: {}", row.revision, row.at.short(), render::list(&what))];
     lines.push(format!(
         "Decided {} anew: {} revoked, {} narrowed. Cut {}.",
         counted(row.redecided as u64, "grant"),
@@ -183,7 +194,7 @@ mod tests {
     #[test]
     fn a_change_is_told_with_who_is_missing_and_until_when() {
         let row = json!({
-            "revision": 7, "at": "2026-05-01T12:00:00Z", "what": ["policy.remove policy:x"], "redecided": 2, "revoked": 2,
+            "revision": 7, "at": "2026-05-01T12:00:00Z", "what": ["policy.remove policy:x"], "more": 3, "redecided": 2, "revoked": 2,
             "narrowed": 0, "cut": 1, "enforced": 1, "acknowledged": 1, "nodes": 2, "p50_ms": 1.5, "p99_ms": 1.5,
             "missing": [{ "gateway": "gw-b", "offline": true, "pending": 1, "until": "2026-05-01T12:10:00Z" }],
         });
@@ -191,6 +202,7 @@ mod tests {
         for line in [
             "Decided 2 grants anew: 2 revoked, 0 narrowed. Cut 1 open connection.",
             "Enforced on 1 of 2 gateways.",
+            "policy.remove policy:x and 3 more",
             "gw-b is offline: 1 grant there will have ended with the lease by ",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

@@ -22,7 +22,7 @@ impl Node {
             },
             Command::Grant(resource, answer) => {
                 self.wait_grant.push((resource, answer));
-                self.engine.handle_wanted(resource, clock::now());
+                self.engine.handle_demanded(resource, clock::now());
             }
             Command::Status(answer) => {
                 let (mut status, concern) = (self.status().await, self.machine.concern());

@@ -174,12 +174,15 @@ impl Engine {
 
     /// Someone wants the resource (a name was looked up, `ping`): ask for it unless it is held.
     pub fn handle_wanted(&mut self, resource: ResourceId, now: Moment) {
+        if !self.requests.is_denied(resource, now) {
+            self.handle_demanded(resource, now);
+        }
+    }
+
+    /// The user wants to know now: asked for also when it was denied a moment ago.
+    pub fn handle_demanded(&mut self, resource: ResourceId, now: Moment) {
         let is_held = self.held.get(&resource).is_some_and(|held| now < held.expires);
-        if self.connected
-            && self.catalogue.contains_key(&resource)
-            && !is_held
-            && !self.requests.is_denied(resource, now)
-        {
+        if self.connected && self.catalogue.contains_key(&resource) && !is_held {
             self.ask(resource, None, now);
         }
     }

@@ -20,7 +20,10 @@ pub(super) fn plan(row: &PlanRow) -> String {
     };
     part(format!("To change ({}):", row.steps.len()), row.steps.iter().map(step).collect());
     part("Access:".to_owned(), row.access.iter().flat_map(access).collect());
-    part("Connections that are cut:".to_owned(), row.grants.iter().map(grant).collect());
+    part(
+        "Grants that end or get narrower, with the connections that this closes:".to_owned(),
+        row.grants.iter().map(grant).collect(),
+    );
     let assertions = row.assertions.iter().filter(|it| it.outcome != Outcome::Holds).map(checked_line);
     part("Assertions:".to_owned(), assertions.collect());
     part("Left out:".to_owned(), row.notes.clone());

@@ -226,3 +226,15 @@ fn a_renewal_decided_before_the_revocation_does_not_undo_it() {
     assert_eq!(node.events(), ["denied 0: no_policy", "table", "denied 0: no_policy"]);
     assert!(node.table().held.is_empty());
 }
+
+#[test]
+fn whoever_wants_to_know_now_is_asked_for_though_it_was_denied_a_moment_ago() {
+    let mut node = Node::connected(&[WIKI]);
+    node.want(WIKI);
+    node.denied(WIKI, DenyReason::NoPolicy);
+    assert_eq!(node.events(), ["ask 0", "denied 0: no_policy"]);
+    node.want(WIKI);
+    assert!(node.events().is_empty(), "an app that tries again and again");
+    node.engine.handle_demanded(resource(WIKI), node.now);
+    assert_eq!(node.events(), ["ask 0"]);
+}
