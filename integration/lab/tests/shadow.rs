@@ -31,7 +31,7 @@ impl Scene {
     fn recorded(&self, policy: &str, difference: &str) -> Result<Value> {
         eventually(&format!("{difference} is recorded"), || {
             let rows = self.office.coordinator.ctl(&["activity", "list", "--user", "alice", "--kind", "shadow"])?;
-            let found = rows.as_array().context("a list")?.iter().find(|row| row["policy"] == policy);
+            let found = rows.as_array().context("a list")?.iter().find(|row| row["policies"][0] == policy);
             let row = found.with_context(|| format!("none of {policy}: {rows}"))?;
             ensure!(row["reason"] == difference && row["device"] == "laptop", "{row}");
             Ok(row.clone())
@@ -53,8 +53,12 @@ fn a_denial_in_shadow_cuts_nothing_and_says_what_it_would_cut() -> Result<()> {
     scene.office.is_open(WIKI)?;
     ensure!(download.ended().is_none(), "{}", download.log());
 
+    let report = coordinator.ctl(&["policy", "shadow-report"])?;
+    ensure!(report.to_string().contains(&shadow) && report.to_string().contains("would_deny"), "{report}");
+
     // The same in earnest: it was no idle threat.
-    coordinator.policy(&["deny", "everyone", "wiki"])?;
+    coordinator.ctl(&["policy", "enforce", &shadow])?;
+    coordinator.enforced(&format!("policy:{shadow}"))?;
     scene.office.is_cut(&mut download)?;
     scene.office.is_closed(WIKI)
 }
