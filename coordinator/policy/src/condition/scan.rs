@@ -53,7 +53,7 @@ pub(super) fn scan(text: &str) -> Result<Vec<Placed>, ConditionError> {
             (Word::Name(rest[..length].to_owned()), length)
         } else {
             let symbol = SYMBOLS.into_iter().find(|symbol| rest.starts_with(symbol));
-            let symbol = symbol.ok_or_else(|| error(text, at, format!("'{first}' has no meaning here")))?;
+            let symbol = symbol.ok_or_else(|| error(text, at, strange(first)))?;
             (Word::Symbol(symbol), symbol.len())
         };
         words.push(Placed { word, start: at, end: at + length });
@@ -61,6 +61,19 @@ pub(super) fn scan(text: &str) -> Result<Vec<Placed>, ConditionError> {
     }
     words.push(Placed { word: Word::End, start: text.len(), end: text.len() });
     Ok(words)
+}
+
+/// What a character that has no meaning may have been meant for.
+fn strange(first: char) -> String {
+    let hint = match first {
+        '&' => "; write '&&'",
+        '|' => "; write '||'",
+        '=' => "; write '=='",
+        '.' => "; versions are written in quotes, like \"6.1\"",
+        '\'' => "; texts are written in double quotes",
+        _ => "",
+    };
+    format!("'{first}' has no meaning here{hint}")
 }
 
 fn string(text: &str, start: usize) -> Result<(Word, usize), ConditionError> {

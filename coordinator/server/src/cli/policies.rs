@@ -77,7 +77,7 @@ pub(super) fn plan(words: PolicyWords) -> Option<Plan> {
         PolicyWords::Advice(words) => advice::plan(&words),
         PolicyWords::List => super::plan::get("/policies", table(policies)),
         PolicyWords::Remove { id } => {
-            let sentence = format!("Removed policy {id}: open connections that no other policy allows are cut.");
+            let sentence = format!("Removed policy {id}: what it allowed and no other policy does is cut.");
             remove(&["policies", &id.to_string()], said(sentence))
         }
     })
@@ -87,7 +87,7 @@ fn add(effect: Effect, new: NewPolicy) -> Plan {
     let NewPolicy { subject, resource, when, until, ports, shadow } = new;
     let mut sentence = match effect {
         Effect::Allow => format!("Allowed {subject} to reach {resource}"),
-        Effect::Deny => format!("Denied {subject} to reach {resource}"),
+        Effect::Deny => format!("Denied {subject} access to {resource}"),
     };
     let words = [
         ports.as_ref().map(|ports| format!(" on {ports}")),
