@@ -13,7 +13,7 @@ use postern_model::{
     grant::{Grant, GrantEnd},
     record::Owner,
 };
-use postern_policy::{Case, Circumstances, visible_in};
+use postern_policy::{Case, Circumstances, may_know};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
 
 use crate::{
@@ -71,11 +71,6 @@ fn hidden(reason: DenyReason) -> DenyReason {
 }
 
 impl Core {
-    fn may_know(&self, device: DeviceId, resource: ResourceId) -> bool {
-        let principals = postern_policy::principals(&self.state, device);
-        principals.is_ok_and(|principals| visible_in(&self.state, &principals, resource).is_ok())
-    }
-
     /// A device asks for a resource. The decision is in the batch; after `apply`, the answer comes as
     /// `Effect::Answer` with this ticket, at once when denied, after the gateway's acknowledgement when allowed.
     pub fn propose_access(
@@ -125,7 +120,7 @@ impl Core {
                 if let Some(held) = held.filter(|_| !reason.is_transient()) {
                     draft.end_grant(held, GrantEnd::Revoked(reason));
                 }
-                let told = if self.may_know(device, request.resource) { told(reason) } else { hidden(reason) };
+                let told = if may_know(&self.state, device, request.resource) { told(reason) } else { hidden(reason) };
                 Proposal::new(draft.finish(), ticket).then(FollowUp::DenyAs(ticket, denial, shadows, told, env.moment))
             }
         }

@@ -134,12 +134,11 @@ impl Enforcement {
             let node = nodes.entry(grant.gateway).or_default();
             node.is_offline = !is_connected(grant.gateway);
             // A gateway that has not heard of an earlier change goes by the end that it knows.
-            let earlier =
-                self.reports.iter().filter_map(|report| report.nodes.get(&grant.gateway)?.pending.get(&grant.id));
-            let waits = self.awaited.contains_key(&(grant.gateway, grant.id));
-            let known = if waits { earlier.max().copied() } else { None };
-            let bound = known.map_or(grant.expires_at, |known| known.max(grant.expires_at));
-            node.pending.insert(grant.id, bound);
+            let earlier = self.awaited.get(&(grant.gateway, grant.id)).into_iter().flatten();
+            let earlier = earlier.filter_map(|revision| {
+                self.report(*revision)?.nodes.get(&grant.gateway)?.pending.get(&grant.id).copied()
+            });
+            node.pending.insert(grant.id, earlier.fold(grant.expires_at, Timestamp::max));
             self.awaited.entry((grant.gateway, grant.id)).or_default().push(revision);
         }
         let is_of_grants = |event: &&AuditEvent| event.action.starts_with("grant.");

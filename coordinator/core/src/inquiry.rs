@@ -8,7 +8,7 @@ use postern_model::{
     change::Change,
     record::{Owner, Principal},
 };
-use postern_policy::{Case, Explanation, explain, principals, principals_of_user, scopes_of_resource, visible_in};
+use postern_policy::{Case, Explanation, explain, may_know, principals_of_user, scopes_of_resource, visible_in};
 
 use crate::{Command, Core, Env, Refusal, core::has_less};
 
@@ -42,16 +42,12 @@ impl Core {
     /// among them.
     pub fn who_can(&self, resource: ResourceId, now: Timestamp) -> Vec<Reach> {
         let devices = self.devices_spoken_of(resource).into_iter();
-        let may_know = |device: &DeviceId| {
-            let principals = principals(&self.state, *device);
-            principals.is_ok_and(|principals| visible_in(&self.state, &principals, resource).is_ok())
-        };
         let reach = |device| {
             let case = Case::new(&self.state, device, resource).ok()?;
             let decision = case.decide(self.surroundings.of(device, now));
             Some(Reach { device, now: decision, could: case.could_open(now) })
         };
-        devices.filter(may_know).filter_map(reach).collect()
+        devices.filter(|device| may_know(&self.state, *device, resource)).filter_map(reach).collect()
     }
 
     /// The users whom policies let reach a resource, at least under some circumstances, and who have no device to do so.

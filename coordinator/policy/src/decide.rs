@@ -253,6 +253,11 @@ pub fn visible_in<'a>(
     if open.minus(&closed).is_empty() { Err(DenyReason::Forbidden) } else { Ok(resource) }
 }
 
+/// Whether a device may know of a resource.
+pub fn may_know(facts: &impl Facts, device: DeviceId, resource: ResourceId) -> bool {
+    principals(facts, device).and_then(|principals| visible_in(facts, &principals, resource)).is_ok()
+}
+
 /// The resources that a device may know of: those that [`decide`] could allow it under some circumstances.
 pub fn visible(facts: &impl Facts, device: DeviceId) -> BTreeSet<ResourceId> {
     let Ok(principals) = principals(facts, device) else { return BTreeSet::new() };

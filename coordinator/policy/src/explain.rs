@@ -14,7 +14,7 @@ use crate::{
     compiled::Compiled,
     condition::{self, Expr, Test},
     hint::hint,
-    visible_in,
+    may_know,
 };
 
 /// A decision and how it came about.
@@ -143,8 +143,7 @@ pub fn explain(
         Decision::Denied { reason: DenyReason::Forbidden } => fix_of_denials(&policies),
         _ => vec![],
     };
-    let is_visible =
-        crate::principals(facts, device).and_then(|principals| visible_in(facts, &principals, resource)).is_ok();
+    let is_visible = may_know(facts, device, resource);
     Explanation { decision, policies, fix, is_visible }
 }
 

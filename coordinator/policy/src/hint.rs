@@ -11,10 +11,8 @@ use crate::{
 
 /// What would help, for a test whose answer this is.
 pub(crate) fn hint(asking: &Asking<'_>, test: &Test, answer: Answer) -> String {
-    let is_of_posture = match &test.what {
-        What::Atom(_) => true,
-        other => attribute(other).is_some_and(|attribute| attribute.record == "posture"),
-    };
+    // Atoms are, all of them.
+    let is_of_posture = test.what.attribute().map_or(true, |attribute| attribute.record == "posture");
     if is_of_posture && asking.posture().is_none() {
         return "the posture is too old, or was never sent: is the device connected?".to_owned();
     }
@@ -35,19 +33,6 @@ pub(crate) fn hint(asking: &Asking<'_>, test: &Test, answer: Answer) -> String {
     }
 }
 
-fn attribute(what: &What) -> Option<&'static Attribute> {
-    match what {
-        What::Flag(attribute)
-        | What::Number(attribute, ..)
-        | What::Range(attribute, ..)
-        | What::OneOf(attribute, _)
-        | What::Text(attribute, _)
-        | What::Like(attribute, _)
-        | What::Network(attribute, _) => Some(attribute),
-        What::Atom(_) => None,
-    }
-}
-
 fn unknown(what: &What) -> String {
     match what {
         What::Atom(Atom::Version(what, ..)) => {
@@ -60,7 +45,7 @@ fn unknown(what: &What) -> String {
         }
         What::Atom(Atom::Check(check)) => format!("the device can't tell yet whether there is {check}"),
         What::Network(..) => "it is not known from where the device connects".to_owned(),
-        other => format!("the device does not say {}", attribute(other).map_or("it", |attribute| attribute.about)),
+        other => format!("the device does not say {}", other.attribute().map_or("it", |attribute| attribute.about)),
     }
 }
 

@@ -35,7 +35,7 @@ use postern_model::Condition;
 
 pub use compiled::CompiledPolicy;
 pub use condition::ConditionError;
-pub use decide::{Case, Counting, decide, resources_of, visible, visible_in};
+pub use decide::{Case, Counting, decide, may_know, resources_of, visible, visible_in};
 pub use explain::{Answer, Answered, Asks, DeviceExplanation, Explained, Explanation, Outcome, explain};
 pub use facts::{Circumstances, Facts, Principals, principals, principals_of_user, scopes_of_resource};
 pub use mentions::mentions;

@@ -45,18 +45,12 @@ fn balanced(parts: &[String], with: &str) -> String {
 
 /// The same of one test: whether it can be answered, and then the answer.
 pub(crate) fn test(test: &Test) -> String {
-    let attribute = match &test.what {
-        What::Atom(atom) => {
+    let attribute = match test.what.attribute() {
+        Ok(attribute) => attribute,
+        Err(atom) => {
             let among = if test.negated { "failed" } else { "passed" };
             return format!("context.checks.{among}.contains({})", quoted(&atom.to_string()));
         }
-        What::Flag(attribute)
-        | What::Number(attribute, ..)
-        | What::Range(attribute, ..)
-        | What::OneOf(attribute, _)
-        | What::Text(attribute, _)
-        | What::Like(attribute, _)
-        | What::Network(attribute, _) => *attribute,
     };
     let not = if test.negated { "!" } else { "" };
     let answer = answer(&test.what, &value(attribute));

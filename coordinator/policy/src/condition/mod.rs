@@ -79,6 +79,22 @@ pub(crate) enum What {
     Atom(Atom),
 }
 
+impl What {
+    /// The attribute that it asks about, or the atom that it is.
+    pub(crate) fn attribute(&self) -> Result<&'static Attribute, &Atom> {
+        match self {
+            Self::Flag(attribute)
+            | Self::Number(attribute, ..)
+            | Self::Range(attribute, ..)
+            | Self::OneOf(attribute, _)
+            | Self::Text(attribute, _)
+            | Self::Like(attribute, _)
+            | Self::Network(attribute, _) => Ok(attribute),
+            Self::Atom(atom) => Err(atom),
+        }
+    }
+}
+
 /// How two values compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Comparison {
