@@ -34,7 +34,7 @@ pub struct Parsed {
     pub dst_port: u16,
     /// Where the transport header begins, after IP options and extension headers.
     pub offset: usize,
-    /// Where the packet ends; the buffer may be longer.
+    /// Where the packet ends; the buffer may be longer. Of a packet whose beginning alone is at hand, where it would end.
     pub len: usize,
 }
 
@@ -72,9 +72,14 @@ impl Parsed {
         self.dst.is_ipv6()
     }
 
-    /// The TCP header, if it is TCP.
+    /// The TCP header, if it is TCP. Of the packet only the headers need be there; the payload is counted by `len`.
     pub fn tcp(&self, packet: &[u8]) -> Option<TcpSegment> {
-        (self.transport == Transport::Tcp).then(|| TcpSegment::read(packet.get(self.offset..self.len)?)).flatten()
+        if self.transport != Transport::Tcp {
+            return None;
+        }
+        let segment = TcpSegment::read(packet.get(self.offset..self.len.min(packet.len()))?)?;
+        let payload = self.len.checked_sub(self.offset + segment.header)?;
+        Some(TcpSegment { payload: u32::try_from(payload).ok()?, ..segment })
     }
 
     /// The packet that an ICMP error speaks of.
@@ -325,6 +330,18 @@ mod tests {
         }
         (packet[6], packet[7]) = (0x40, 0);
         assert!(parse(&packet).is_ok(), "don't-fragment is no fragment");
+    }
+
+    #[test]
+    fn a_segment_is_as_long_as_the_packet_when_only_its_headers_are_there() {
+        let tcp = build(|p| PacketBuilder::ipv4([1; 4], [2; 4], 9).tcp(1, 2, 7, 9).write(p, &[0; 100]).unwrap());
+        let whole = parse(&tcp).unwrap();
+        assert_eq!(whole.tcp(&tcp[..40]), whole.tcp(&tcp));
+        assert_eq!(whole.tcp(&tcp[..39]), None);
+        let longer = Parsed { len: 40 + 5_000, ..whole };
+        assert_eq!(longer.tcp(&tcp).unwrap().end(), 5_007);
+        let cut = Parsed { len: 30, ..whole };
+        assert_eq!(cut.tcp(&tcp), None);
     }
 
     #[test]
