@@ -5,18 +5,25 @@
 //!
 //! - [`parse`](fn@parse): bytes → [`Parsed`]; [`Parsed::tcp`], [`Parsed::quoted`] look further
 //! - [`rewrite`](fn@rewrite): other addresses and ports, also of the other IP family (RFC 7915)
+//! - [`Split`]: a super-packet → the packets that it stands for
 //! - [`answer`]: resets, "administratively prohibited", "too big"
 //! - [`checksum`]: RFC 1071 and RFC 1624
 
 pub mod answer;
 pub mod checksum;
 mod icmp;
+mod offload;
 mod parse;
 mod rewrite;
+#[cfg(test)]
+mod sample;
+mod split;
 mod tcp;
 mod transport;
 
+pub use offload::{Offload, set_partial_checksum};
 pub use parse::{ParseError, Parsed, Quoted, parse};
 pub use rewrite::{Endpoints, RewriteError, rewrite, rewrite_error};
+pub use split::{Split, SplitError};
 pub use tcp::{TcpFlags, TcpSegment, clamp_mss};
 pub use transport::Transport;
