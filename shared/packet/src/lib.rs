@@ -6,11 +6,13 @@
 //! - [`parse`](fn@parse): bytes → [`Parsed`]; [`Parsed::tcp`], [`Parsed::quoted`] look further
 //! - [`rewrite`](fn@rewrite): other addresses and ports, also of the other IP family (RFC 7915)
 //! - [`Split`]: a super-packet → the packets that it stands for
+//! - [`Coalescer`]: packets → super-packets, wherever they lie in a buffer
 //! - [`answer`]: resets, "administratively prohibited", "too big"
 //! - [`checksum`]: RFC 1071 and RFC 1624
 
 pub mod answer;
 pub mod checksum;
+mod coalesce;
 mod icmp;
 mod offload;
 mod parse;
@@ -21,6 +23,7 @@ mod split;
 mod tcp;
 mod transport;
 
+pub use coalesce::{Coalescer, Run};
 pub use offload::{Offload, set_partial_checksum};
 pub use parse::{ParseError, Parsed, Quoted, parse};
 pub use rewrite::{Endpoints, RewriteError, rewrite, rewrite_error};
