@@ -123,14 +123,6 @@ fn source(from: SocketAddr) -> IpAddr {
     }
 }
 
-/// Reads what boringtun made of a handshake message. Kept here, where boringtun's results are understood.
-pub(crate) fn written<'a>(result: TunnResult<'a>) -> Option<&'a [u8]> {
-    match result {
-        TunnResult::WriteToNetwork(datagram) => Some(datagram),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

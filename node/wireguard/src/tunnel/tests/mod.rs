@@ -1,4 +1,9 @@
 //! Two tunnels against each other, in virtual time.
+//!
+//! - here: handshakes and timers, packet by packet
+//! - [`data`]: counters that were reserved, and packets that were opened apart from the tunnel
+
+mod data;
 
 use std::collections::BTreeSet;
 

@@ -28,8 +28,8 @@ const DATA: [u8; 4] = [4, 0, 0, 0];
 const RECEIVER: Range<usize> = 4..8;
 const COUNTER: Range<usize> = 8..16;
 
-/// One direction's key. ring can't wipe it when it is dropped, so it lives in one place on the heap (never moved, which would
-/// leave copies) and no longer than its session and what that has handed out.
+/// One direction's key. ring can't wipe it when it is dropped; so all share the one on the heap, and it goes as soon as its session
+/// and what that has handed out have gone.
 pub(crate) type TransportKey = Arc<LessSafeKey>;
 
 /// Takes over a key.
@@ -181,5 +181,4 @@ pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[path = "transport_tests.rs"]
 mod tests;
