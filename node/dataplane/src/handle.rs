@@ -1,6 +1,7 @@
-//! Starting the lane, and telling it things from other threads.
+//! Starting the lanes, and telling them things from other threads.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -17,9 +18,8 @@ use postern_wireguard::PrivateKey;
 
 use crate::{
     Sockets, Tun, clock,
-    lane::{Command, End, Lane},
-    outbox::Outbox,
-    poll::{Poll, Waker},
+    lane::{Command, End, Lane, egress::Egress, exit::Exit, ingress::Ingress, poll::Poll, shared::Shared},
+    tun::Queue,
 };
 
 /// How long an answer is waited for.
@@ -84,38 +84,57 @@ impl FlowReport {
     pub const MAX: usize = 4096;
 }
 
-/// A running lane. It stops when this is dropped.
+/// The running lanes. They stop when this is dropped.
 pub struct LaneHandle {
     commands: Sender<Command>,
-    waker: Waker,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Starts a lane in a thread of its own. It drops everything until a table is published.
+/// Starts the lanes, each in a thread of its own. They drop everything until a table is published.
 ///
 /// # Errors
 /// When the system is out of descriptors or threads.
 pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static) -> io::Result<LaneHandle> {
     let LaneConfig { tun, sockets, private } = config;
-    let poll = Poll::new(&tun, &sockets)?;
-    let waker = poll.waker();
     let mut forwarder = Forwarder::new(private, clock::now());
     forwarder.set_mtu(tun.mtu());
+    let (interface, offloads) = (tun.name().to_owned(), tun.offloads());
+    let (queues, pairs) = (tun.into_queues(), sockets.into_pairs());
+    let count = queues.len().min(pairs.len());
+    let shared = Arc::new(Shared::new(forwarder, Box::new(events), count)?);
+    // What comes back through a queue is what answers that which was written to it: from the next lane's, so that a flow's
+    // two directions may run at once.
+    let mut ways_out = queues.iter().map(Queue::try_clone).collect::<io::Result<VecDeque<_>>>()?;
+    ways_out.rotate_left(1);
     let (commands, received) = channel();
-    let outbox = Outbox::new(tun, sockets, events);
-    let thread = thread::Builder::new().name("postern-lane".into()).spawn(move || {
-        let mut lane = Lane::new(forwarder, outbox, poll, received);
-        // A lane that fell over must not look like one that has nothing to do.
-        let end = catch_unwind(AssertUnwindSafe(|| lane.run()))
-            .unwrap_or_else(|_| End::Failed("the lane came upon a bug and ended; see the log above".into()));
-        let Lane { outbox, .. } = lane;
-        let Outbox { tun, mut events, .. } = outbox;
-        drop(tun);
-        if let End::Failed(reason) = end {
-            events(LaneEvent::Failed(reason));
-        }
-    })?;
-    Ok(LaneHandle { commands, waker, thread: Mutex::new(Some(thread)) })
+    let mut received = Some(received);
+    let mut handle = LaneHandle { commands, shared: Arc::clone(&shared), threads: Mutex::default() };
+    for (number, ((queue, way_out), pair)) in queues.into_iter().zip(ways_out).zip(pairs).enumerate() {
+        let mut lane = Lane {
+            number,
+            shared: Arc::clone(&shared),
+            poll: Poll::new(number, &shared, &queue, &pair)?,
+            egress: Egress::new(queue),
+            ingress: Ingress::new(offloads),
+            exit: Exit::new(way_out, pair),
+            commands: received.take(),
+            interface: interface.clone(),
+        };
+        let thread = thread::Builder::new().name(format!("postern-lane-{number}")).spawn(move || {
+            // A lane that fell over must not look like one that has nothing to do.
+            let end = catch_unwind(AssertUnwindSafe(|| lane.run()))
+                .unwrap_or_else(|_| End::Failed("a lane came upon a bug and ended; see the log above".into()));
+            let shared = Arc::clone(&lane.shared);
+            drop(lane);
+            shared.end();
+            if let End::Failed(reason) = end {
+                (shared.core().events)(LaneEvent::Failed(reason));
+            }
+        })?;
+        handle.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+    Ok(handle)
 }
 
 impl LaneHandle {
@@ -153,20 +172,23 @@ impl LaneHandle {
         self.command(Command::AnnounceStop);
     }
 
-    /// Ends the lane; its TUN device is gone when this returns. Nothing happens when it has ended already.
+    /// Ends the lanes, once they have done what they were told before; the TUN device is gone when this returns. Nothing
+    /// happens when they have ended already.
     pub fn stop(&self) {
         self.command(Command::Stop);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The lane itself, in its `events`, can't wait for its own end.
-        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
-            let _ = thread.join();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A lane itself, in its `events`, can't wait for its own end.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 
     fn command(&self, command: Command) {
         // A lane that has ended has said so.
         if self.commands.send(command).is_ok() {
-            self.waker.wake();
+            self.shared.wake();
         }
     }
 }

@@ -3,13 +3,17 @@
 //! ```text
 //!   daemon ── publish, replay, refuse, status ──► LaneHandle ═ commands, wake-up ═╗
 //!      ▲                                                                          ║
-//!      │ LaneEvent: Miss, Applied, Failed              one thread, the lane       ▼
-//!      └───────────────────────────────────────── Tun ◄──► Forwarder ◄──► Sockets (UDP, 4 and 6)
+//!      │ LaneEvent: Miss, Applied, Failed          lanes, each a thread with its own queue and sockets
+//!      │                                       ┌─────────────────────────────────────────────────────┐
+//!      └────────────────────────────────────── │ tun: split, seal ──► udp    udp: open, join ──► tun │ × lanes
+//!                                              └───────────┬─────────────────────────┬───────────────┘
+//!                                                          └───── Forwarder ─────────┘ decides, one lane at a time
 //! ```
 //!
 //! - [`Tun`]: the device that applications' packets come from; [`Sockets`]: where WireGuard's datagrams go
-//! - [`spawn`] starts the lane, [`LaneHandle`] is how it is told things
-//! - `lane`: the loop; `poll`: what it waits for; `inbox`: batches read; `outbox`: batches written
+//! - [`spawn`] starts the lanes, [`LaneHandle`] is how they are told things
+//! - [`Offloads`]: what the kernel is to do for many packets at once
+//! - `lane`: the loop, and a batch's way through it; `tun`, `udp`: the two sides
 //! - [`clock`]: the only clock here
 //!
 //! Nothing here decides about a packet. Addresses, routes and the device being up are the daemon's work.
@@ -17,13 +21,12 @@
 pub mod clock;
 
 mod handle;
-mod inbox;
 mod lane;
-mod outbox;
-mod poll;
-mod sockets;
+mod offloads;
 mod tun;
+mod udp;
 
 pub use handle::{FlowReport, LaneConfig, LaneEvent, LaneHandle, LaneStatus, spawn};
-pub use sockets::Sockets;
+pub use offloads::{Offloads, UnknownOffload};
 pub use tun::Tun;
+pub use udp::Sockets;

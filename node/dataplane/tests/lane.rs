@@ -6,11 +6,12 @@ mod scene;
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    num::NonZeroUsize,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
-use postern_dataplane::{LaneEvent, Sockets, Tun};
+use postern_dataplane::{LaneEvent, Offloads, Sockets, Tun};
 use postern_engine::{DropReason, Generation};
 
 use scene::{GATEWAY_TOO, GATEWAY_V6, PATIENCE, PORT, Pair, netns::Netns, resource};
@@ -122,6 +123,57 @@ fn everything_works_over_ipv6_inside_and_outside_and_across() {
         assert_eq!(server.peer_addr().unwrap().ip(), IpAddr::from(pair.client.own.v6));
     }
     assert!(pair.gateway.endpoint().unwrap().is_ipv6());
+}
+
+/// Datagrams of some lengths both ways, each of which arrives whole.
+fn exchange_datagrams(pair: &Pair, to: IpAddr) {
+    let server = pair.gateway.netns.enter(|| UdpSocket::bind((pair.target, PORT)).unwrap());
+    let unspecified: IpAddr = if to.is_ipv6() { [0; 16].into() } else { [0; 4].into() };
+    let client = pair.client.netns.enter(|| UdpSocket::bind((unspecified, 0)).unwrap());
+    client.connect((to, PORT)).unwrap();
+    for socket in [&client, &server] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    let mut buffer = [0; 2000];
+    for (nth, len) in (0_u8..).zip([1000, 1000, 1000, 999, 1001, 1, 1300, 1300]) {
+        client.send(&vec![nth; len]).unwrap();
+        let (received, from) = server.recv_from(&mut buffer).unwrap();
+        assert!(received == len && buffer[..len].iter().all(|byte| *byte == nth));
+        server.send_to(&buffer[..len], from).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), len);
+        assert!(buffer[..len].iter().all(|byte| *byte == nth));
+    }
+}
+
+#[test]
+fn everything_works_with_each_offload_off_and_over_several_lanes() {
+    let all = Offloads::ALL;
+    let off = Offloads { tcp: false, udp: false, send: false, receive: false };
+    let one_off = [
+        Offloads { tcp: false, ..all },
+        Offloads { udp: false, ..all },
+        Offloads { send: false, ..all },
+        Offloads { receive: false, ..all },
+    ];
+    for (lanes, offloads) in one_off.map(|offloads| (1, offloads)).into_iter().chain([(1, off), (2, all), (3, off)]) {
+        let mut pair = Pair::with(lanes, offloads);
+        pair.target = "fd00:10::5".parse().unwrap();
+        pair.grant();
+        for to in [IpAddr::from(resource().v6), resource().v4.into()] {
+            pair.client.ping(to).unwrap();
+            exchange_datagrams(&pair, to);
+            let (client, server) = connected(&pair, to);
+            thread::scope(|scope| {
+                scope.spawn(|| transfer(&client, &server));
+                scope.spawn(|| transfer(&server, &client));
+            });
+            assert_eq!(server.peer_addr().unwrap().ip(), IpAddr::from(pair.client.own.v6));
+        }
+        let (client, server) = connected(&pair, resource().v4.into());
+        pair.gateway.apply(pair.nothing_carried(2));
+        assert_reset(&client);
+        assert_reset(&server);
+    }
 }
 
 #[test]
@@ -237,19 +289,25 @@ fn stopping_takes_the_device_along_and_only_once() {
     assert_eq!(pair.client.lane.status(), None);
 }
 
+fn create(name: &str) -> io::Result<Tun> {
+    Tun::create(name, 1300, NonZeroUsize::MIN, Offloads::ALL)
+}
+
 #[test]
 fn a_device_is_down_with_its_mtu_and_its_name_is_its_own() {
     let netns = Netns::new("tun");
-    let tun = netns.enter(|| Tun::create("postern%d", 1300).unwrap());
+    let tun = netns.enter(|| create("postern%d").unwrap());
     assert_eq!((tun.name(), tun.mtu()), ("postern0", 1300));
     let shown = netns.run(&["ip", "-o", "link", "show", "postern0"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("mtu 1300") && shown.contains("state DOWN"), "{shown}");
-    let error = netns.enter(|| Tun::create("postern0", 1300).unwrap_err());
+    let error = netns.enter(|| create("postern0").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     assert!(error.to_string().contains("postern0"), "{error}");
     drop(tun);
-    netns.enter(|| Tun::create("postern0", 1300).unwrap());
+    // A program that another test starts at this moment has all descriptors until it runs.
+    let mut tries = (0..10_000).map(|_| netns.enter(|| create("postern0")));
+    assert!(tries.any(|made| made.is_ok()), "the name is free again");
 }
 
 #[test]
@@ -257,7 +315,7 @@ fn without_ipv6_there_is_ipv4_alone() {
     let netns = Netns::new("v4");
     netns.run(&["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
     netns.enter(|| {
-        let sockets = Sockets::bind(0).unwrap();
+        let sockets = Sockets::bind(0, NonZeroUsize::MIN, Offloads::ALL).unwrap();
         assert_ne!(sockets.port(), 0);
     });
 }

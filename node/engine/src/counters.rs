@@ -29,11 +29,12 @@ pub enum DropReason {
     TooBig,
     SocketFull,
     ReplyLimit,
+    Congested,
 }
 
 impl DropReason {
     /// All of them, in the order of [`Counters`].
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::Fragment,
         Self::UnsupportedProtocol,
@@ -58,6 +59,7 @@ impl DropReason {
         Self::TooBig,
         Self::SocketFull,
         Self::ReplyLimit,
+        Self::Congested,
     ];
 
     /// The label used in `postern status --json` and metrics.
@@ -87,6 +89,7 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::SocketFull => "socket_full",
             Self::ReplyLimit => "reply_limit",
+            Self::Congested => "congested",
         }
     }
 }

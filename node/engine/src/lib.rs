@@ -26,5 +26,5 @@ mod forwarder;
 
 pub use counters::{Counters, DropReason};
 pub use engine::{DnsVerdict, Engine, EngineEvent, HeldStatus};
-pub use forwarder::{FlowChange, FlowNews, Forwarder, ForwarderSink, Miss, PeerStatus};
+pub use forwarder::{Arrival, Departure, FlowChange, FlowNews, Forwarder, ForwarderSink, Miss, Opened, PeerStatus};
 pub use table::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};

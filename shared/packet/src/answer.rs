@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use crate::{
     Parsed, Transport,
     checksum::Sum,
-    rewrite::{Endpoints, finish_icmp, ip_header},
+    rewrite::{Endpoints, finish_icmp, write_ip_header},
     transport::{ICMP, TCP},
 };
 
@@ -33,7 +33,7 @@ pub fn reject(packet: &[u8], parsed: &Parsed, out: &mut Vec<u8>) -> bool {
 pub fn reset(endpoints: &Endpoints, seq: u32, ack: Option<u32>, out: &mut Vec<u8>) {
     const RST: u8 = 4;
     const ACK: u8 = 16;
-    ip_header(out, endpoints.src, endpoints.dst, TCP, 20, (0, HOPS));
+    write_ip_header(out, (endpoints.src, endpoints.dst), TCP, 20, (0, HOPS));
     let at = out.len();
     out.extend_from_slice(&endpoints.src_port.to_be_bytes());
     out.extend_from_slice(&endpoints.dst_port.to_be_bytes());
@@ -61,8 +61,8 @@ fn error(packet: &[u8], parsed: &Parsed, kind: u8, code: u8, mtu: u16, out: &mut
         return false;
     }
     let most = if parsed.is_v6() { 1280 - 48 } else { 576 - 28 };
-    let quote = &packet[..parsed.len.min(most)];
-    ip_header(out, parsed.dst, parsed.src, ICMP, 8 + quote.len(), (0, HOPS));
+    let quote = &packet[..parsed.len.min(most).min(packet.len())];
+    write_ip_header(out, (parsed.dst, parsed.src), ICMP, 8 + quote.len(), (0, HOPS));
     let at = out.len();
     let mtu = mtu.to_be_bytes();
     out.extend_from_slice(&[kind, code, 0, 0, 0, 0, mtu[0], mtu[1]]);

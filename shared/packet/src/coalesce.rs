@@ -19,7 +19,7 @@ use continuation::{Continuation, ENDINGS};
 mod continuation;
 
 /// Packets of one run at most: Linux takes no more datagrams in one super-packet (`UDP_MAX_SEGMENTS`).
-const MOST_PACKETS: usize = 128;
+pub const MAX_JOINED: usize = 128;
 
 /// Bytes of one run at most. An IPv4 packet of that size still has room when it is translated to IPv6.
 const MOST_BYTES: usize = 65_535 - 20;
@@ -184,7 +184,7 @@ impl Coalescer {
         let run = &mut self.runs[open.run];
         let (head, bytes) = (&buffer[run.head.clone()], &buffer[packet.clone()]);
         let of_head = Parsed { len: head.len(), ..run.parsed };
-        if run.packets >= MOST_PACKETS
+        if run.packets >= MAX_JOINED
             || run.parsed.len + continuation.payload() > MOST_BYTES
             || !continuation.follows(&open.expected, head, bytes)
             || !(open.is_head_right || is_right(head, &of_head, continuation.kind()))

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    ParseError, Parsed, Quoted, Transport,
+    PacketBuf, ParseError, Parsed, Quoted, Transport,
     checksum::{Sum, checksum, update},
     icmp,
     transport::{ICMP, ICMPV6, TCP, UDP},
@@ -37,34 +37,44 @@ pub enum RewriteError {
     /// It has no counterpart in the other family.
     #[error("no counterpart in the other IP family")]
     Untranslatable,
+    /// There is too little room in front of it for a longer header.
+    #[error("no room for a longer header")]
+    NoRoom,
     /// It is damaged.
     #[error(transparent)]
     Parse(#[from] ParseError),
 }
 
-/// Gives a TCP, UDP or echo packet new endpoints. The result lies in `packet` or, when the family changes, in `scratch`.
+/// Gives a TCP, UDP or echo packet new endpoints, in place; returns where everything is then. Of a super-packet, only the
+/// head needs to be there. A checksum that is still to be made is not: what its field holds changes, and is of no use.
 ///
 /// # Errors
 /// See [`RewriteError`]; the packet is unchanged then.
-pub fn rewrite<'a>(
-    packet: &'a mut [u8],
-    parsed: &Parsed,
-    to: &Endpoints,
-    scratch: &'a mut Vec<u8>,
-) -> Result<&'a mut [u8], RewriteError> {
+pub fn rewrite(packet: &mut PacketBuf<'_>, parsed: &Parsed, to: &Endpoints) -> Result<Parsed, RewriteError> {
     if to.src.is_ipv6() != to.dst.is_ipv6() {
         return Err(RewriteError::MixedFamilies);
     }
-    if matches!(parsed.transport, Transport::IcmpError | Transport::Other(_)) {
-        return Err(RewriteError::NoFlow);
-    }
+    let is_echo = match parsed.transport {
+        Transport::Tcp | Transport::Udp => false,
+        Transport::EchoRequest | Transport::EchoReply => true,
+        Transport::IcmpError | Transport::Other(_) => return Err(RewriteError::NoFlow),
+    };
+    let (mut offset, mut len) = (parsed.offset, parsed.len);
     if parsed.is_v6() == to.dst.is_ipv6() {
-        let packet = &mut packet[..parsed.len];
-        in_place(packet, parsed, to);
-        return Ok(packet);
+        in_place(packet.bytes_mut(), parsed, to);
+    } else {
+        let end = parsed.len.min(packet.bytes().len());
+        let body = parsed.len - parsed.offset;
+        let (header, header_len) = header_of_other_family(packet.bytes(), parsed, to, body)?;
+        if packet.at() + parsed.offset < header_len {
+            return Err(RewriteError::NoRoom);
+        }
+        translate_body(&mut packet.bytes_mut()[parsed.offset..end], body, parsed, to)?;
+        packet.replace_header(parsed.offset, &header[..header_len]);
+        (offset, len) = (header_len, header_len + body);
     }
-    translate(packet, parsed, to, scratch)?;
-    Ok(scratch)
+    let (src_port, dst_port) = (to.src_port, if is_echo { to.src_port } else { to.dst_port });
+    Ok(Parsed { src: to.src, dst: to.dst, src_port, dst_port, offset, len, ..*parsed })
 }
 
 /// Gives an ICMP error new outer addresses, and the packet that it quotes new endpoints. The result lies in `scratch`.
@@ -88,7 +98,11 @@ pub fn rewrite_error<'a>(
         in_place(&mut copy, &quoted.packet, inner);
         &copy
     } else {
-        translate(&copy, &quoted.packet, inner, &mut other)?;
+        let body = &copy[quoted.packet.offset..];
+        let (header, header_len) = header_of_other_family(&copy, &quoted.packet, inner, body.len())?;
+        other.extend_from_slice(&header[..header_len]);
+        other.extend_from_slice(body);
+        translate_body(&mut other[header_len..], body.len(), &quoted.packet, inner)?;
         // What the quoted packet's length was, not what is left of it.
         restore_length(&copy, &quoted.packet, &mut other);
         &other
@@ -105,7 +119,7 @@ pub fn rewrite_error<'a>(
     // An ICMP error is at most as long as the smallest MTU (RFC 4443 section 2.4; RFC 1812 section 4.3.2.3).
     let most = if src.is_ipv6() { 1280 - 40 } else { 576 - 20 } - header.len();
     let quote = &quote[..quote.len().min(most)];
-    ip_header(scratch, src, dst, ICMP, header.len() + quote.len(), traits_of(packet, parsed));
+    write_ip_header(scratch, (src, dst), ICMP, header.len() + quote.len(), traits_of(packet, parsed));
     let at = scratch.len();
     scratch.extend_from_slice(&header);
     scratch.extend_from_slice(quote);
@@ -180,63 +194,92 @@ fn traits_of(packet: &[u8], parsed: &Parsed) -> (u8, u8) {
     if parsed.is_v6() { (packet[0] << 4 | packet[1] >> 4, packet[7]) } else { (packet[1], packet[8]) }
 }
 
+/// The longest header that [`ip_header`] makes.
+const HEADER: usize = 40;
+
 /// Clears `out` and writes a header of the addresses' family; `protocol` is given as IPv4 numbers it.
-pub(crate) fn ip_header(
+pub(crate) fn write_ip_header(
     out: &mut Vec<u8>,
-    src: IpAddr,
-    dst: IpAddr,
+    (src, dst): (IpAddr, IpAddr),
+    protocol: u8,
+    body: usize,
+    traits: (u8, u8),
+) {
+    let (header, len) = ip_header((src, dst), protocol, body, traits);
+    out.clear();
+    out.extend_from_slice(&header[..len]);
+}
+
+/// A header of the addresses' family, and its length.
+fn ip_header(
+    (src, dst): (IpAddr, IpAddr),
     protocol: u8,
     body: usize,
     (class, hops): (u8, u8),
-) {
-    out.clear();
+) -> ([u8; HEADER], usize) {
+    let mut header = [0; HEADER];
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let len = u16::try_from(20 + body).unwrap_or(u16::MAX).to_be_bytes();
-            out.extend_from_slice(&[0x45, class, len[0], len[1], 0, 0, 0x40, 0, hops, protocol, 0, 0]);
-            out.extend_from_slice(&src.octets());
-            out.extend_from_slice(&dst.octets());
-            let sum = checksum(&out[..20]).to_be_bytes();
-            out[10..12].copy_from_slice(&sum);
+            header[..12].copy_from_slice(&[0x45, class, len[0], len[1], 0, 0, 0x40, 0, hops, protocol, 0, 0]);
+            header[12..16].copy_from_slice(&src.octets());
+            header[16..20].copy_from_slice(&dst.octets());
+            let sum = checksum(&header[..20]).to_be_bytes();
+            header[10..12].copy_from_slice(&sum);
+            (header, 20)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let len = u16::try_from(body).unwrap_or(u16::MAX).to_be_bytes();
             let next = if protocol == ICMP { ICMPV6 } else { protocol };
-            out.extend_from_slice(&[0x60 | class >> 4, class << 4, 0, 0, len[0], len[1], next, hops]);
-            out.extend_from_slice(&src.octets());
-            out.extend_from_slice(&dst.octets());
+            header[..8].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0, len[0], len[1], next, hops]);
+            header[8..24].copy_from_slice(&src.octets());
+            header[24..40].copy_from_slice(&dst.octets());
+            (header, HEADER)
         }
         _ => unreachable!("callers give addresses of one family"),
     }
 }
 
-fn translate(packet: &[u8], parsed: &Parsed, to: &Endpoints, out: &mut Vec<u8>) -> Result<(), RewriteError> {
-    let body = &packet[parsed.offset..parsed.len];
+/// The header that a packet gets in the other family, and its length.
+fn header_of_other_family(
+    packet: &[u8],
+    parsed: &Parsed,
+    to: &Endpoints,
+    body: usize,
+) -> Result<([u8; HEADER], usize), RewriteError> {
     let protocol = match parsed.transport {
         Transport::Tcp => TCP,
         Transport::Udp => UDP,
         Transport::EchoRequest | Transport::EchoReply => ICMP,
         Transport::IcmpError | Transport::Other(_) => return Err(RewriteError::Untranslatable),
     };
-    ip_header(out, to.src, to.dst, protocol, body.len(), traits_of(packet, parsed));
-    let at = out.len();
-    if protocol == ICMP {
+    if to.src.is_ipv4() && body + 20 > usize::from(u16::MAX) {
+        return Err(RewriteError::Untranslatable);
+    }
+    Ok(ip_header((to.src, to.dst), protocol, body, traits_of(packet, parsed)))
+}
+
+/// Translates what follows the IP header; `body` is as much as there is of its `len` bytes.
+fn translate_body(body: &mut [u8], len: usize, parsed: &Parsed, to: &Endpoints) -> Result<(), RewriteError> {
+    if matches!(parsed.transport, Transport::EchoRequest | Transport::EchoReply) {
         let header = *body.first_chunk::<{ icmp::HEADER }>().ok_or(ParseError::Malformed)?;
         let header = if to.src.is_ipv6() { icmp::header_to_v6(header) } else { icmp::header_to_v4(header) };
-        out.extend_from_slice(&header.ok_or(RewriteError::Untranslatable)?);
-        out.extend_from_slice(&body[icmp::HEADER..]);
-        out[at + 4..at + 6].copy_from_slice(&to.src_port.to_be_bytes());
-        finish_icmp(out, at, to.src, to.dst);
+        body[..icmp::HEADER].copy_from_slice(&header.ok_or(RewriteError::Untranslatable)?);
+        body[4..6].copy_from_slice(&to.src_port.to_be_bytes());
+        finish_icmp(body, 0, to.src, to.dst);
         return Ok(());
     }
-    out.extend_from_slice(body);
+    // IPv6 has no UDP without a checksum (RFC 8200 section 8.1), and it is of all that the packet has.
+    let lacks_checksum = parsed.transport == Transport::Udp && body.get(6..8) == Some(&[0, 0]) && to.src.is_ipv6();
+    if lacks_checksum && body.len() < len {
+        return Err(RewriteError::Untranslatable);
+    }
     let old = Sum::default().addr(parsed.src).addr(parsed.dst);
     let new = Sum::default().addr(to.src).addr(to.dst);
-    set_ports(out, at, parsed, to, old, new);
-    if protocol == UDP && out.get(at + 6..at + 8) == Some(&[0, 0]) && to.src.is_ipv6() {
-        // IPv6 has no UDP without a checksum (RFC 8200 section 8.1).
-        let sum = Sum::pseudo(to.src, to.dst, UDP, body.len()).bytes(&out[at..]).finish();
-        out[at + 6..at + 8].copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+    set_ports(body, 0, parsed, to, old, new);
+    if lacks_checksum {
+        let sum = Sum::pseudo(to.src, to.dst, UDP, body.len()).bytes(body).finish();
+        body[6..8].copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
     }
     Ok(())
 }

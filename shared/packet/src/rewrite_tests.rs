@@ -59,6 +59,14 @@ fn verify(packet: &[u8]) {
     }
 }
 
+/// What becomes of a packet with room in front of it, and what is said of it.
+fn rewritten(packet: &[u8], parsed: &Parsed, to: &Endpoints) -> Result<(Vec<u8>, Parsed), RewriteError> {
+    let mut buffer = [&[0; crate::HEADROOM][..], packet].concat();
+    let mut packet = PacketBuf::new(&mut buffer, crate::HEADROOM).unwrap();
+    let parsed = rewrite(&mut packet, parsed, to)?;
+    Ok((packet.bytes()[..parsed.len].to_vec(), parsed))
+}
+
 proptest! {
     /// Whatever is rewritten, in a family or across, has right checksums, its new endpoints and its old payload.
     #[test]
@@ -67,21 +75,41 @@ proptest! {
         ports in (1u16.., 1u16..), new_ports in (1u16.., 1u16..),
         payload in prop::collection::vec(any::<u8>(), 0..600),
     ) {
-        let mut packet = build(six, kind, ports, &payload);
+        let packet = build(six, kind, ports, &payload);
         verify(&packet);
         let addr = if to_six { v6 } else { v4 };
         let new_ports = if kind == 2 { (new_ports.0, new_ports.0) } else { new_ports };
         let to = Endpoints { src: addr(8), dst: addr(9), src_port: new_ports.0, dst_port: new_ports.1 };
         let parsed = parse(&packet).unwrap();
-        let mut scratch = Vec::new();
-        let result = rewrite(&mut packet, &parsed, &to, &mut scratch).unwrap().to_vec();
+        let (result, told) = rewritten(&packet, &parsed, &to).unwrap();
         verify(&result);
         let after = parse(&result).unwrap();
+        prop_assert_eq!(after, told);
         prop_assert_eq!((after.src, after.dst, after.src_port, after.dst_port), (to.src, to.dst, to.src_port, to.dst_port));
         prop_assert_eq!(after.transport, parsed.transport);
         prop_assert!(result.ends_with(&payload));
         let hops = if to_six { result[7] } else { result[8] };
         prop_assert_eq!(hops, 61);
+    }
+
+    /// What is told of the whole stays so; and a head with its payloads is what comes of the packet that they are.
+    #[test]
+    fn the_head_of_a_packet_is_rewritten_like_the_whole(
+        six in any::<bool>(), to_six in any::<bool>(), kind in 0u8..2, ports in (1u16.., 1u16..),
+        payload in prop::collection::vec(any::<u8>(), 1..600), cut in 0usize..600,
+    ) {
+        let packet = build(six, kind, ports, &payload);
+        let parsed = parse(&packet).unwrap();
+        let (head, rest) = packet.split_at(packet.len() - cut % payload.len());
+        let addr = if to_six { v6 } else { v4 };
+        let to = Endpoints { src: addr(8), dst: addr(9), src_port: 5, dst_port: 6 };
+        let (whole, told) = rewritten(&packet, &parsed, &to).unwrap();
+        let mut buffer = [&[0; crate::HEADROOM][..], head].concat();
+        let mut rewritten = PacketBuf::new(&mut buffer, crate::HEADROOM).unwrap();
+        prop_assert_eq!(rewrite(&mut rewritten, &parsed, &to), Ok(told));
+        prop_assert_eq!([rewritten.bytes(), rest].concat(), whole);
+        let mut out = Vec::new();
+        prop_assert!(answer::reject(head, &parsed, &mut out));
     }
 
     /// An ICMP error about a rewritten packet, rewritten back, speaks of the original.
@@ -90,12 +118,11 @@ proptest! {
         six in any::<bool>(), to_six in any::<bool>(), kind in 0u8..3, ports in (1u16.., 1u16..),
         payload in prop::collection::vec(any::<u8>(), 0..900),
     ) {
-        let mut packet = build(six, kind, ports, &payload);
+        let packet = build(six, kind, ports, &payload);
         let original = parse(&packet).unwrap();
         let addr = if to_six { v6 } else { v4 };
         let to = Endpoints { src: addr(8), dst: addr(9), src_port: original.src_port, dst_port: original.dst_port };
-        let mut scratch = Vec::new();
-        let sent = rewrite(&mut packet, &original, &to, &mut scratch).unwrap().to_vec();
+        let (sent, _) = rewritten(&packet, &original, &to).unwrap();
         let mut error = Vec::new();
         prop_assert!(answer::prohibited(&sent, &parse(&sent).unwrap(), &mut error));
         verify(&error);
@@ -134,7 +161,7 @@ proptest! {
         if let Some(quoted) = parsed.quoted(&packet) {
             let _ = rewrite_error(&packet, &parsed, &quoted, (addr(8), addr(9)), &to, &mut out);
         }
-        let _ = rewrite(&mut packet, &parsed, &to, &mut out);
+        let _ = rewritten(&packet, &parsed, &to);
     }
 }
 
@@ -144,8 +171,23 @@ fn a_udp_packet_without_checksum_gets_one_in_ipv6() {
     packet[26..28].fill(0);
     let parsed = parse(&packet).unwrap();
     let to = Endpoints { src: v6(8), dst: v6(9), src_port: 53, dst_port: 53 };
-    let mut scratch = Vec::new();
-    verify(rewrite(&mut packet, &parsed, &to, &mut scratch).unwrap());
+    verify(&rewritten(&packet, &parsed, &to).unwrap().0);
+    let mut buffer = [&[0; crate::HEADROOM], &packet[..packet.len() - 1]].concat();
+    let mut head = PacketBuf::new(&mut buffer, crate::HEADROOM).unwrap();
+    assert_eq!(rewrite(&mut head, &parsed, &to), Err(RewriteError::Untranslatable), "it can't be summed");
+}
+
+#[test]
+fn what_ipv4_has_no_length_for_is_not_translated() {
+    let head = build(true, 0, (1, 2), b"x");
+    let parsed = parse(&head).unwrap();
+    let to = Endpoints { src: v4(8), dst: v4(9), src_port: 1, dst_port: 2 };
+    for (len, fits) in [(65_535 + 20, true), (65_535 + 21, false)] {
+        let parsed = Parsed { len, ..parsed };
+        let mut head = head.clone();
+        let mut packet = PacketBuf::new(&mut head, 0).unwrap();
+        assert_eq!(rewrite(&mut packet, &parsed, &to).is_ok(), fits);
+    }
 }
 
 #[test]
@@ -171,11 +213,10 @@ fn the_mtu_of_a_too_big_is_translated() {
 fn mixed_families_and_odd_protocols_are_refused() {
     let mut packet = build(false, 0, (1, 2), b"");
     let parsed = parse(&packet).unwrap();
-    let mut scratch = Vec::new();
     let mixed = Endpoints { src: v4(1), dst: v6(2), src_port: 1, dst_port: 2 };
-    assert_eq!(rewrite(&mut packet, &parsed, &mixed, &mut scratch), Err(RewriteError::MixedFamilies));
+    assert_eq!(rewritten(&packet, &parsed, &mixed), Err(RewriteError::MixedFamilies));
     packet[9] = 47;
     let parsed = parse(&packet).unwrap();
     let to = Endpoints { src: v4(1), dst: v4(2), src_port: 1, dst_port: 2 };
-    assert_eq!(rewrite(&mut packet, &parsed, &to, &mut scratch), Err(RewriteError::NoFlow));
+    assert_eq!(rewritten(&packet, &parsed, &to), Err(RewriteError::NoFlow));
 }

@@ -180,13 +180,14 @@ fn what_is_cut_or_too_long_or_contradicts_itself_is_refused() {
 #[test]
 fn a_large_super_packet_survives_translation_to_ipv6() {
     let sample = Sample { payload: vec![7; 65_535 - 40], ..plain() };
-    let mut packet = partial(&sample);
+    let packet = partial(&sample);
     let parsed = parse(&packet).unwrap();
+    let mut buffer = [&[0; crate::HEADROOM], &packet[..]].concat();
+    let mut packet = crate::PacketBuf::new(&mut buffer, crate::HEADROOM).unwrap();
     let addr = |host| std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host).into();
     let to = crate::Endpoints { src: addr(1), dst: addr(2), src_port: 3, dst_port: 4 };
-    let mut scratch = Vec::new();
-    let packet = crate::rewrite(&mut packet, &parsed, &to, &mut scratch).unwrap();
-    let packets = split(packet, segmented(1_400)).unwrap();
+    crate::rewrite(&mut packet, &parsed, &to).unwrap();
+    let packets = split(packet.bytes(), segmented(1_400)).unwrap();
     assert_eq!(packets.len(), sample.payload.len().div_ceil(1_400));
     for packet in packets {
         let parsed = parse(&packet).unwrap();

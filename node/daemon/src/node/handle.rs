@@ -21,6 +21,7 @@ use super::{
     Inputs, LogLimits, Node,
     machine::Machine,
     posture::{self, Wanted},
+    tuning::Tuning,
 };
 use crate::{
     activity,
@@ -71,11 +72,13 @@ impl NodeHandle {
     /// When the system refuses any of it.
     pub fn start(state: Arc<StateDir>, identity: Identity, instance: [u8; 16], claim: InterfaceName) -> Result<Self> {
         let settings = state.settings()?;
-        let sockets = bind(&settings)?;
+        let tuning = Tuning::from_env()?;
+        let sockets = bind(&settings, tuning)?;
         let wireguard_port = sockets.port();
         let activity_spool = settings.activity_spool.unwrap_or(activity::SPOOL_BYTES);
         state.set_settings(&Settings { wireguard_port, ..settings })?;
-        let tun = Tun::create(claim.as_str(), MTU).context("the network interface can't be made")?;
+        let tun = Tun::create(claim.as_str(), MTU, tuning.lanes, tuning.offloads);
+        let tun = tun.context("the network interface can't be made")?;
         let private = PrivateKey::from_bytes(&identity.wireguard_key);
         let (lane_events, from_lane) = mpsc::unbounded_channel();
         let misses = Arc::new(AtomicUsize::new(0));
@@ -244,13 +247,14 @@ pub(super) async fn uapi_status(commands: mpsc::WeakSender<Command>) -> UapiStat
 }
 
 /// On the port that peers know; on another if that is taken, unless someone has chosen it.
-fn bind(settings: &Settings) -> Result<Sockets> {
+fn bind(settings: &Settings, tuning: Tuning) -> Result<Sockets> {
+    let bind = |port| Sockets::bind(port, tuning.lanes, tuning.offloads);
     let port = settings.wireguard_port;
-    match Sockets::bind(port) {
+    match bind(port) {
         Ok(sockets) => Ok(sockets),
         Err(error) if settings.is_port_fixed => Err(error)
             .with_context(|| format!("UDP port {port} can't be opened; 'postern up --port PORT' chooses another")),
-        Err(_) if port != 0 => Sockets::bind(0).context("no UDP port can be opened"),
+        Err(_) if port != 0 => bind(0).context("no UDP port can be opened"),
         Err(error) => Err(error).context("no UDP port can be opened"),
     }
 }

@@ -17,6 +17,7 @@ mod handle;
 mod machine;
 mod posture;
 mod status;
+mod tuning;
 
 pub use handle::NodeHandle;
 

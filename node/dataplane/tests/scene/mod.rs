@@ -9,6 +9,7 @@ pub(crate) mod netns;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, channel},
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, Sockets, Tun, clock, spawn};
+use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, Offloads, Sockets, Tun, clock, spawn};
 use postern_engine::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Miss, Peer, Visible};
 use postern_model::{
     DeviceId, Filter, GrantId, NetworkRanges, OverlayAddr, PortRange, PortSet, PresharedKey, ResourceId, SecretBytes,
@@ -50,7 +51,7 @@ pub(crate) fn resource() -> OverlayAddr {
 
 fn filter() -> Filter {
     let ports = PortSet::from_ranges(vec![PortRange::new(PORT, PORT).unwrap()]);
-    Filter { tcp: ports, udp: PortSet::None, icmp: true }
+    Filter { tcp: ports.clone(), udp: ports, icmp: true }
 }
 
 /// A lane in its namespace.
@@ -64,9 +65,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(netns: Netns, index: u32) -> Self {
+    fn new(netns: Netns, index: u32, (lanes, offloads): (NonZeroUsize, Offloads)) -> Self {
         let key = PrivateKey::from_bytes(&SecretBytes::new([u8::try_from(index & 0xff).unwrap(); 32]));
-        let (tun, sockets) = netns.enter(|| (Tun::create(DEVICE, MTU).unwrap(), Sockets::bind(0).unwrap()));
+        let (tun, sockets) = netns.enter(|| {
+            let tun = Tun::create(DEVICE, MTU, lanes, offloads).unwrap();
+            (tun, Sockets::bind(0, lanes, offloads).unwrap())
+        });
         let (own, port) = (device(index), sockets.port());
         netns.address(tun.name(), &[&format!("{}/32", own.v4), &format!("{}/128", own.v6)]);
         netns.ip(&["link", "set", tun.name(), "up"]);
@@ -134,14 +138,20 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        Self::with(1, Offloads::ALL)
+    }
+
+    /// Each with so many lanes and these offloads.
+    pub(crate) fn with(lanes: usize, offloads: Offloads) -> Self {
+        let how = (NonZeroUsize::new(lanes).unwrap(), offloads);
         let (client, gateway) = (Netns::new("client"), Netns::new("gateway"));
         client.join(&gateway);
         client.address("eth0", &["192.0.2.30/24", "2001:db8::30/64"]);
         gateway.address("eth0", &["192.0.2.20/24", "192.0.2.21/24", "2001:db8::20/64"]);
         gateway.address("lo", &["10.0.0.5/32", "fd00:10::5/128"]);
         Self {
-            client: Node::new(client, 300),
-            gateway: Node::new(gateway, 301),
+            client: Node::new(client, 300, how),
+            gateway: Node::new(gateway, 301, how),
             candidate: GATEWAY.parse().unwrap(),
             target: TARGET_V4,
         }

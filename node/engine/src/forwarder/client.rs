@@ -4,9 +4,15 @@
 //! what answers a flow that this machine opened, from the gateway that the flow goes through.
 
 use postern_model::{Moment, PublicKey};
-use postern_packet::{Parsed, Transport};
+use postern_packet::{Offload, Parsed, Split, Transport};
 
-use super::{Forwarder, ForwarderSink, Miss, answer::Refusal, flows::Tuple, tcp::End};
+use super::{
+    Forwarder, ForwarderSink, Miss,
+    answer::Refusal,
+    flows::Tuple,
+    outbound::{Extent, Onward, ask},
+    tcp::End,
+};
 use crate::{DropReason, table::Outbound};
 
 impl Forwarder {
@@ -15,9 +21,10 @@ impl Forwarder {
         &mut self,
         packet: &[u8],
         parsed: &Parsed,
+        offload: Offload,
         sink: &mut impl ForwarderSink,
         now: Moment,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Onward>, Refusal> {
         let table = self.table.as_ref().ok_or(Refusal::Answered(DropReason::UnknownDestination))?;
         if !table.own.contains(parsed.src) {
             return Err(Refusal::Silent(DropReason::ForeignSource));
@@ -46,8 +53,10 @@ impl Forwarder {
                 let grant = match table.outbound(tuple.service, tuple.protocol, tuple.service_port, now) {
                     Outbound::Granted(grant) => grant,
                     Outbound::Ask(resource) => {
-                        sink.miss(Miss { resource, packet: packet.to_vec() });
-                        return Ok(());
+                        let packets = Split::new(packet, parsed, offload);
+                        let packets = packets.map_err(|_| Refusal::Silent(DropReason::Malformed))?;
+                        ask(|packet| Miss { resource, packet }, packets, sink);
+                        return Ok(None);
                     }
                     Outbound::Refused(reason) => return Err(Refusal::Answered(reason)),
                 };
@@ -56,11 +65,10 @@ impl Forwarder {
                 flow.grant.peer
             }
         };
-        if packet.len() > usize::from(self.mtu) {
+        if Extent::of(packet, parsed, offload).longest > usize::from(self.mtu) {
             return Err(Refusal::TooBig(self.mtu));
         }
-        self.peers.send(&peer, packet, sink, &mut self.counters, now);
-        Ok(())
+        Ok(Some(Onward { peer, parsed: *parsed }))
     }
 
     /// A packet from a peer to this node's own address. Nothing that is refused is answered: a gateway has no business
@@ -70,10 +78,9 @@ impl Forwarder {
         peer: &PublicKey,
         packet: &[u8],
         parsed: &Parsed,
-        sink: &mut impl ForwarderSink,
+        offload: Offload,
         now: Moment,
-    ) -> Result<(), Refusal> {
-        let packet = &packet[..parsed.len];
+    ) -> Result<Option<Parsed>, Refusal> {
         let is_error = parsed.transport == Transport::IcmpError;
         let tuple = if is_error {
             // Also from a router on the way: the gateway gives all of them the resource's address.
@@ -91,8 +98,7 @@ impl Forwarder {
         if !is_error {
             flow.note(End::Resource, parsed.tcp(packet).as_ref(), now);
         }
-        self.counters.in_packets += 1;
-        sink.send_packet(packet);
-        Ok(())
+        self.counters.in_packets += Extent::of(packet, parsed, offload).packets;
+        Ok(Some(*parsed))
     }
 }

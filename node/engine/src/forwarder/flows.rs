@@ -16,7 +16,7 @@ use super::{
 use crate::{CarriedGrant, DropReason, HeldGrant};
 
 /// More flows than this are not followed, on either side.
-pub(super) const MAX_FLOWS: usize = 65_536;
+pub(super) const MAX_FLOWS: usize = 131_072;
 /// One client of a gateway can't take more than this, so that it leaves room for others.
 pub(super) const MAX_FLOWS_PER_CLIENT: usize = MAX_FLOWS / 4;
 /// A UDP flow may be silent for this long (RFC 4787 REQ-5: at least 2 minutes).

@@ -5,9 +5,15 @@
 //! family. Out: only replies to such flows, which come from the resource's overlay address again.
 
 use postern_model::{Moment, PublicKey};
-use postern_packet::{Parsed, RewriteError, Transport, clamp_mss, rewrite, rewrite_error};
+use postern_packet::{Offload, PacketBuf, Parsed, RewriteError, Transport, clamp_mss, rewrite, rewrite_error};
 
-use super::{Forwarder, ForwarderSink, answer::Refusal, flows::Tuple, tcp::End};
+use super::{
+    Forwarder, ForwarderSink,
+    answer::Refusal,
+    flows::Tuple,
+    outbound::{Extent, Onward},
+    tcp::End,
+};
 use crate::DropReason;
 
 /// By how much an IPv6 header is longer than an IPv4 header.
@@ -18,18 +24,19 @@ impl Forwarder {
     pub(super) fn gateway_inbound(
         &mut self,
         peer: &PublicKey,
-        packet: &mut [u8],
+        packet: &mut PacketBuf<'_>,
         parsed: &Parsed,
+        offload: Offload,
         sink: &mut impl ForwarderSink,
         now: Moment,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Parsed>, Refusal> {
         // Identity is the tunnel's key. Nobody else is told anything, least of all whoever has that address.
         if !self.peers.client_addr(peer).is_some_and(|addr| addr.contains(parsed.src)) {
             return Err(Refusal::Silent(DropReason::ForeignSource));
         }
         let table = self.table.as_ref().ok_or(Refusal::Silent(DropReason::NoGrant))?;
         if parsed.transport == Transport::IcmpError {
-            return self.gateway_inbound_error(peer, packet, parsed, sink);
+            return self.gateway_inbound_error(peer, packet.bytes(), parsed, sink).map(|()| None);
         }
         let Some(inside) = Tuple::from_client(parsed) else {
             return Err(Refusal::Answered(match parsed.transport {
@@ -37,7 +44,7 @@ impl Forwarder {
                 _ => DropReason::UnsupportedProtocol,
             }));
         };
-        let segment = parsed.tcp(packet);
+        let segment = parsed.tcp(packet.bytes());
         let flow = if self.gateway.contains_inside(&inside) {
             let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer);
             flow.ok_or(Refusal::Silent(DropReason::ForeignSource))?
@@ -53,12 +60,12 @@ impl Forwarder {
         self.activity.note(flow, End::Opener, segment.as_ref(), now);
         // The answers are as long as this lets them be, and come through TUN before they are translated.
         let longer_by = if flow.outside.service.is_ipv6() && !parsed.is_v6() { FAMILY_DIFFERENCE } else { 0 };
-        clamp_mss(packet, parsed, self.mtu.saturating_sub(longer_by));
-        let rewritten = rewrite(packet, parsed, &flow.outside.to_service(), &mut self.scratch).map_err(untranslated)?;
-        flow.account.up += parsed.len as u64;
-        self.counters.in_packets += 1;
-        sink.send_packet(rewritten);
-        Ok(())
+        clamp_mss(packet.bytes_mut(), parsed, self.mtu.saturating_sub(longer_by));
+        let extent = Extent::of(packet.bytes(), parsed, offload);
+        let rewritten = rewrite(packet, parsed, &flow.outside.to_service()).map_err(untranslated)?;
+        flow.account.up += extent.bytes;
+        self.counters.in_packets += extent.packets;
+        Ok(Some(rewritten))
     }
 
     /// A client's ICMP error about a reply that it got.
@@ -89,27 +96,27 @@ impl Forwarder {
     /// no business with the client.
     pub(super) fn gateway_outbound(
         &mut self,
-        packet: &mut [u8],
+        packet: &mut PacketBuf<'_>,
         parsed: &Parsed,
+        offload: Offload,
         sink: &mut impl ForwarderSink,
         now: Moment,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Onward>, Refusal> {
         if parsed.transport == Transport::IcmpError {
-            return self.gateway_outbound_error(packet, parsed, sink, now);
+            return self.gateway_outbound_error(packet.bytes(), parsed, sink, now).map(|()| None);
         }
         let outside = Tuple::to_client(parsed);
         let flow = outside.and_then(|outside| self.gateway.by_outside(&outside));
         let flow = flow.ok_or(Refusal::Answered(DropReason::NoFlow))?;
         let mtu = mtu_outside(self.mtu, parsed.is_v6(), flow.inside.client.is_ipv6());
-        if parsed.len > usize::from(mtu) {
+        if Extent::of(packet.bytes(), parsed, offload).longest > usize::from(mtu) {
             return Err(Refusal::TooBig(mtu));
         }
-        self.activity.note(flow, End::Resource, parsed.tcp(packet).as_ref(), now);
-        clamp_mss(packet, parsed, mtu);
-        let rewritten = rewrite(packet, parsed, &flow.inside.to_opener(), &mut self.scratch).map_err(untranslated)?;
-        flow.account.down += rewritten.len() as u64;
-        self.peers.send(&flow.grant.peer, rewritten, sink, &mut self.counters, now);
-        Ok(())
+        self.activity.note(flow, End::Resource, parsed.tcp(packet.bytes()).as_ref(), now);
+        clamp_mss(packet.bytes_mut(), parsed, mtu);
+        let rewritten = rewrite(packet, parsed, &flow.inside.to_opener()).map_err(untranslated)?;
+        flow.account.down += Extent::of(packet.bytes(), &rewritten, offload).bytes;
+        Ok(Some(Onward { peer: flow.grant.peer, parsed: rewritten }))
     }
 
     /// An ICMP error about a client's packet. Whoever sent it, to the client it comes from the resource: nothing else
@@ -150,6 +157,6 @@ fn untranslated(error: RewriteError) -> Refusal {
     Refusal::Silent(match error {
         RewriteError::MixedFamilies | RewriteError::Untranslatable => DropReason::TargetFamily,
         RewriteError::NoFlow => DropReason::UnsupportedProtocol,
-        RewriteError::Parse(_) => DropReason::Malformed,
+        RewriteError::NoRoom | RewriteError::Parse(_) => DropReason::Malformed,
     })
 }

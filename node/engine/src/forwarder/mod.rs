@@ -10,7 +10,7 @@
 //!              └───────────────────────► peers        client inbound   gateway inbound ──► TUN
 //! ```
 //!
-//! - `client`, `gateway`: what passes, in each direction
+//! - `outbound`, `inbound`: the steps of a packet; `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered; `tcp`: what is followed of a connection
 //! - `activity`: what is to be told of clients' flows
 //! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called
@@ -26,6 +26,8 @@ mod calls;
 mod client;
 mod flows;
 mod gateway;
+mod inbound;
+mod outbound;
 mod peers;
 mod queue;
 mod sweep;
@@ -40,12 +42,16 @@ use postern_packet::{ParseError, Parsed, parse};
 use postern_wireguard::{PrivateKey, TunnelStats};
 use rustc_hash::FxHashSet;
 
-pub use self::activity::{FlowChange, FlowNews};
 use self::{
     activity::Activity,
     answer::{Answers, Refusal},
     flows::{ClientFlows, GatewayFlows},
     peers::Peers,
+};
+pub use self::{
+    activity::{FlowChange, FlowNews},
+    inbound::{Arrival, Opened},
+    outbound::Departure,
 };
 use crate::{Counters, DropReason, ForwardingTable, Generation};
 
@@ -105,9 +111,7 @@ pub struct Forwarder {
     /// When the next lease of the table ends.
     next_lease_end: Option<Moment>,
     next_idle_sweep: Moment,
-    /// Holds what came out of a tunnel.
-    inner: Vec<u8>,
-    /// Holds packets that changed their length on the way.
+    /// Holds packets that are made here: resets, errors.
     scratch: Vec<u8>,
 }
 
@@ -125,14 +129,14 @@ impl Forwarder {
             mtu: DEFAULT_MTU,
             next_lease_end: None,
             next_idle_sweep: now,
-            inner: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
-    /// The longest inner packet from now on; the TUN device's MTU.
+    /// The longest inner packet from now on; the TUN device's MTU. To be called before there is a table.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
+        self.peers.set_mtu(mtu);
     }
 
     /// The table in force.
@@ -205,21 +209,6 @@ impl Forwarder {
         self.table = Some(table);
     }
 
-    /// A packet read from TUN, or one replayed after its grant came.
-    pub fn handle_packet(&mut self, packet: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
-        self.settle(sink, now);
-        let Some(parsed) = self.parse(packet) else { return };
-        let to_device = self.table.as_ref().is_some_and(|table| table.ranges.is_device(parsed.dst));
-        let passed = if to_device {
-            self.gateway_outbound(packet, &parsed, sink, now)
-        } else {
-            self.client_outbound(packet, &parsed, sink, now)
-        };
-        if let Err(refusal) = passed {
-            self.refuse_to_tun(packet, &parsed, refusal, sink, now);
-        }
-    }
-
     /// Held packets that no grant came for: answered (RST, ICMP) so that the user sees a refusal; but those that were not
     /// held, for want of room, are only counted.
     pub fn handle_refused(&mut self, packet: &[u8], reason: DropReason, sink: &mut impl ForwarderSink, now: Moment) {
@@ -229,26 +218,6 @@ impl Forwarder {
                 if reason == DropReason::PendingFull { Refusal::Silent(reason) } else { Refusal::Answered(reason) };
             self.refuse_to_tun(packet, &parsed, refusal, sink, now);
         }
-    }
-
-    /// A datagram read from the WireGuard socket.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
-        self.settle(sink, now);
-        let mut inner = std::mem::take(&mut self.inner);
-        if let Some((peer, packet)) = self.peers.open(from, datagram, &mut inner, sink, &mut self.counters, now)
-            && let Some(parsed) = self.parse(packet)
-        {
-            let to_own = self.table.as_ref().is_some_and(|table| table.own.contains(parsed.dst));
-            let passed = if to_own {
-                self.client_inbound(&peer, packet, &parsed, sink, now)
-            } else {
-                self.gateway_inbound(&peer, packet, &parsed, sink, now)
-            };
-            if let Err(refusal) = passed {
-                self.refuse_to_peer(&peer, packet, &parsed, refusal, sink, now);
-            }
-        }
-        self.inner = inner;
     }
 
     /// Timers: handshakes, keepalives, idle flows, leases that ran out.

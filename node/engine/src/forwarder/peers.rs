@@ -15,13 +15,14 @@ use std::{
 };
 
 use postern_model::{Moment, OverlayAddr, PublicKey};
+use postern_packet::Split;
 use postern_wireguard::{
-    Admission, Gate, Kind, MIN_BUFFER, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelError, classify,
-    constants::REKEY_TIMEOUT,
+    Admission, Gate, HEADER, Kind, MIN_BUFFER, OVERHEAD, Opened, PrivateKey, Sealed, Sealer, TAG, Tunnel, TunnelError,
+    classify, constants::REKEY_TIMEOUT, receiver_index,
 };
 use rustc_hash::FxHashMap;
 
-use super::{ForwarderSink, PeerStatus, calls::Calls, queue::Queue};
+use super::{ForwarderSink, PeerStatus, calls::Calls, inbound::Arrival, queue::Queue};
 use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
@@ -55,6 +56,8 @@ pub(super) struct Peers {
     /// Who may be reached at an address, by any port.
     by_place: FxHashMap<IpAddr, Vec<PublicKey>>,
     next_index: u32,
+    /// The longest inner packet.
+    mtu: u16,
     calls: Calls,
     /// Not later than the earliest timer of a tunnel or a queue.
     due: Option<Moment>,
@@ -74,10 +77,16 @@ impl Peers {
             by_key: FxHashMap::default(),
             by_index: FxHashMap::default(),
             by_place: FxHashMap::default(),
+            mtu: super::DEFAULT_MTU,
             calls: Calls::default(),
             due: None,
             out: vec![0; MIN_BUFFER],
         }
+    }
+
+    /// The longest inner packet, for peers that are added from now on.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
     }
 
     /// Adds and drops peers as the table says. A tunnel with the same keys stays, with its sessions.
@@ -113,7 +122,8 @@ impl Peers {
 
     fn add(&mut self, peer: Arc<Peer>, now: Moment) {
         let index = self.free_index();
-        let tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
+        let mut tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
+        tunnel.set_mtu(self.mtu);
         let (key, initiate) = (peer.key, peer.initiate);
         let (endpoint, heard, queue) = (None, None, Queue::default());
         let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, client_addr: None };
@@ -185,16 +195,52 @@ impl Peers {
         }
     }
 
-    /// Takes a datagram. An inner packet is returned, in `inner`, with the key of the peer that sealed it.
-    pub(super) fn open<'a>(
+    /// Reserves what a packet or super-packet needs to go to a peer; what can't go yet waits for a session.
+    pub(super) fn depart<'a>(
         &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        inner: &'a mut Vec<u8>,
+        key: &PublicKey,
+        mut packets: Split<'a>,
         sink: &mut impl ForwarderSink,
         counters: &mut Counters,
         now: Moment,
-    ) -> Option<(PublicKey, &'a mut [u8])> {
+    ) -> Option<(Split<'a>, Sealer, SocketAddr)> {
+        let Some(state) = self.by_key.get_mut(key) else {
+            counters.count(DropReason::UnknownPeer);
+            return None;
+        };
+        let count = packets.count() as u64;
+        let bytes = packets.bytes() as u64 + count * (HEADER + TAG) as u64;
+        let departure = match (state.queue.is_empty(), state.endpoint) {
+            (true, Some(to)) => state.tunnel.sealer(count, bytes, now).map(|sealer| (sealer, to)),
+            _ => None,
+        };
+        if let Some((sealer, to)) = departure {
+            counters.out_packets += count;
+            note_due(&mut self.due, state);
+            return Some((packets, sealer, to));
+        }
+        reserve(&mut self.out, packets.longest() + OVERHEAD);
+        while let Some(len) = packets.next(&mut self.out) {
+            if state.queue.push(&self.out[..len], now) {
+                state.calls = 0;
+            } else {
+                counters.count(DropReason::PendingFull);
+            }
+        }
+        state.start_handshake(&mut self.out, sink, now);
+        note_due(&mut self.due, state);
+        None
+    }
+
+    /// Takes a datagram: says who can open it, or deals with it.
+    pub(super) fn admit(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) -> Option<Arrival> {
         let (key, roams) = match self.addressee(from, datagram, sink, now) {
             Ok(addressee) => addressee?,
             Err(reason) => {
@@ -209,34 +255,60 @@ impl Peers {
             counters.count(DropReason::UnknownPeer);
             return None;
         };
-        reserve(inner, datagram.len());
-        let opened = state.tunnel.handle_datagram(datagram, inner, now);
-        if opened.is_ok() && roams {
-            (state.endpoint, state.heard, state.calls) = (Some(from), Some(now), 0);
-        }
-        if let Ok(Opened::Reply { datagram, .. }) = &opened {
-            sink.send_datagram(from, datagram);
-        }
-        state.flush(&mut self.out, sink, counters, now);
-        note_due(&mut self.due, state);
-        match opened {
-            Ok(Opened::Packet(packet)) => Some((key, packet)),
-            Ok(Opened::Keepalive | Opened::Reply { .. } | Opened::Nothing) => None,
-            Err(error) => {
-                if error == TunnelError::UnknownSession {
-                    self.call_back(from, sink, now);
-                } else if error == TunnelError::Replayed && classify(datagram) == Some(Kind::Initiation) {
-                    self.call(&key, from, sink, now);
-                }
-                counters.count(match error {
-                    TunnelError::Invalid => DropReason::NotAuthentic,
-                    TunnelError::Replayed => DropReason::Replayed,
-                    TunnelError::UnknownSession | TunnelError::Expired => DropReason::NoSession,
-                    TunnelError::NotIp => DropReason::Malformed,
-                });
-                None
+        let error = if let Some(index) = receiver_index(datagram) {
+            match state.tunnel.opener(index, now) {
+                Ok(opener) => return Some(Arrival { peer: key, opener }),
+                Err(error) => error,
             }
+        } else {
+            let mut reply = [0; MIN_BUFFER];
+            let opened = state.tunnel.handle_datagram(datagram, &mut reply, now);
+            if opened.is_ok() && roams {
+                state.note_heard(from, now);
+            }
+            if let Ok(Opened::Reply { datagram, .. }) = &opened {
+                sink.send_datagram(from, datagram);
+            }
+            state.flush(&mut self.out, sink, counters, now);
+            note_due(&mut self.due, state);
+            match opened {
+                Ok(_) => return None,
+                Err(error) => error,
+            }
+        };
+        counters.count(reason(error));
+        if error == TunnelError::UnknownSession {
+            self.call_back(from, sink, now);
+        } else if error == TunnelError::Replayed && classify(datagram) == Some(Kind::Initiation) {
+            self.call(&key, from, sink, now);
         }
+        None
+    }
+
+    /// Takes the counter of a datagram that was opened; whether it was not seen before.
+    pub(super) fn accept(
+        &mut self,
+        arrival: &Arrival,
+        opened: &super::Opened,
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) -> bool {
+        let Some(state) = self.by_key.get_mut(&arrival.peer) else {
+            counters.count(DropReason::UnknownPeer);
+            return false;
+        };
+        let super::Opened { from, bytes, plain } = *opened;
+        let taken = state.tunnel.accept(arrival.opener.index(), plain.counter, bytes, plain.len > 0, now);
+        match taken {
+            Ok(()) => {
+                state.note_heard(from, now);
+                state.flush(&mut self.out, sink, counters, now);
+                note_due(&mut self.due, state);
+            }
+            Err(error) => counters.count(reason(error)),
+        }
+        taken.is_ok()
     }
 
     /// For which peer a datagram is, and whether it tells where the peer is. Nothing is authenticated yet. `Ok(None)`
@@ -350,6 +422,11 @@ impl Peers {
 }
 
 impl PeerState {
+    /// An authentic datagram came from there.
+    fn note_heard(&mut self, from: SocketAddr, now: Moment) {
+        (self.endpoint, self.heard, self.calls) = (Some(from), Some(now), 0);
+    }
+
     /// Seals and sends; `false` without a session.
     fn seal(&mut self, packet: &[u8], out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) -> bool {
         match self.tunnel.seal(packet, out, now) {
@@ -406,6 +483,16 @@ fn deliver(peer: &Peer, endpoint: Option<SocketAddr>, silent: bool, datagram: &[
         for candidate in peer.candidates.iter().filter(|candidate| Some(**candidate) != endpoint) {
             sink.send_datagram(*candidate, datagram);
         }
+    }
+}
+
+/// Why a datagram that a tunnel did not take is dropped.
+pub(super) fn reason(error: TunnelError) -> DropReason {
+    match error {
+        TunnelError::Invalid => DropReason::NotAuthentic,
+        TunnelError::Replayed => DropReason::Replayed,
+        TunnelError::UnknownSession | TunnelError::Expired => DropReason::NoSession,
+        TunnelError::NotIp => DropReason::Malformed,
     }
 }
 

@@ -1,0 +1,69 @@
+//! Where a lane's output goes: packets to TUN, at once; datagrams into a batch.
+
+use std::io::{self, IoSlice};
+
+use arrayvec::ArrayVec;
+
+use crate::{
+    tun::{Queue, vnet},
+    udp::{Pair, batch::Batch},
+};
+
+/// A head, its header, and what the coalescer joins to it at most.
+const PIECES: usize = 2 + postern_packet::MAX_JOINED;
+
+/// One lane's way out.
+pub(crate) struct Exit {
+    /// What is written here comes back, if it is answered, through this queue.
+    queue: Queue,
+    pub(crate) batch: Batch,
+    /// Packets lost because TUN was full; to be counted.
+    full: usize,
+    /// Why TUN can't be written to any more.
+    failed: Option<io::Error>,
+}
+
+impl Exit {
+    pub(crate) fn new(queue: Queue, sockets: Pair) -> Self {
+        Self { queue, batch: Batch::new(sockets), full: 0, failed: None }
+    }
+
+    /// Writes a packet that needs nothing done to it.
+    pub(crate) fn write_plain(&mut self, packet: &[u8]) {
+        self.write(&[IoSlice::new(&[0; vnet::LEN]), IoSlice::new(packet)]);
+    }
+
+    /// Writes a packet, perhaps a super-packet: its head, what the kernel is to be told of it, and what else belongs to it.
+    pub(crate) fn write_joined<'a>(
+        &mut self,
+        head: &'a [u8],
+        header: &'a [u8; vnet::LEN],
+        rest: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let mut pieces: ArrayVec<IoSlice<'_>, PIECES> = ArrayVec::new();
+        pieces.push(IoSlice::new(header));
+        pieces.push(IoSlice::new(head));
+        pieces.extend(rest.map(IoSlice::new).take(PIECES - 2));
+        self.write(&pieces);
+    }
+
+    fn write(&mut self, pieces: &[IoSlice<'_>]) {
+        let Err(error) = self.queue.write(pieces) else { return };
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => self.full += 1,
+            Some(libc::EBADFD | libc::EBADF | libc::ENODEV) => self.failed = Some(error),
+            // The device is down (EIO), or the kernel does not like the packet (EINVAL).
+            _ => tracing::trace!(%error, "not written to TUN"),
+        }
+    }
+
+    /// How many packets and datagrams were lost since the last time because something was full.
+    pub(crate) fn take_full(&mut self) -> usize {
+        std::mem::take(&mut self.full) + self.batch.take_full()
+    }
+
+    /// Why TUN can't be written to any more, if so.
+    pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failed.take()
+    }
+}

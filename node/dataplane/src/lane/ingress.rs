@@ -1,0 +1,184 @@
+//! From the peers to TUN: a batch of datagrams is received, opened where it lies, joined to super-packets, decided about,
+//! and written.
+
+use std::ops::Range;
+
+use postern_engine::{Arrival, Opened};
+use postern_model::PublicKey;
+use postern_packet::{Coalescer, PacketBuf, Parsed, set_partial_checksum};
+use postern_wireguard::{HEADER, Plain, TunnelError, classify, receiver_index};
+
+use super::{exit::Exit, shared::Shared};
+use crate::{
+    Offloads, clock,
+    tun::vnet,
+    udp::inbox::{Inbox, Message},
+};
+
+/// Packets on their way in. All vectors keep their room from batch to batch.
+pub(crate) struct Ingress {
+    inbox: Inbox,
+    arrivals: Vec<Arrival>,
+    sealed: Vec<Sealed>,
+    inner: Vec<Inner>,
+    coalescer: Coalescer,
+    passed: Vec<Passed>,
+}
+
+/// A datagram that someone can open.
+struct Sealed {
+    place: Range<usize>,
+    message: usize,
+    arrival: usize,
+    opened: Result<Plain, TunnelError>,
+}
+
+/// A packet that was inside.
+struct Inner {
+    place: Range<usize>,
+    parsed: Parsed,
+    peer: PublicKey,
+}
+
+/// A packet that may pass.
+struct Passed {
+    run: usize,
+    at: usize,
+    parsed: Parsed,
+}
+
+impl Ingress {
+    pub(crate) fn new(offloads: Offloads) -> Self {
+        let mut coalescer = Coalescer::default();
+        coalescer.set_joins(offloads.tcp, offloads.udp);
+        Self {
+            inbox: Inbox::new(),
+            arrivals: Vec::new(),
+            sealed: Vec::new(),
+            inner: Vec::new(),
+            coalescer,
+            passed: Vec::new(),
+        }
+    }
+
+    /// Takes one batch of datagrams from a socket, and passes on what was inside.
+    pub(crate) fn turn(&mut self, is_v6: bool, shared: &Shared, exit: &mut Exit) {
+        let sockets = exit.batch.sockets();
+        let Some(socket) = (if is_v6 { sockets.v6.as_ref() } else { Some(&sockets.v4) }) else { return };
+        match self.inbox.receive(socket) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                // Errors of the network are told once and are over.
+                tracing::debug!(%error, "receive");
+                return;
+            }
+        }
+        let messages = self.inbox.messages();
+        self.admit(&messages, shared, exit);
+        let buffer = self.inbox.buffer();
+        for Sealed { place, arrival, opened, .. } in &mut self.sealed {
+            *opened = self.arrivals[*arrival].opener.open(&mut buffer[place.clone()]);
+        }
+        self.accept(&messages, shared, exit);
+        let mut rest = 0;
+        while let Some(Inner { peer, .. }) = self.inner.get(rest) {
+            // Nothing is joined that did not come from the same peer.
+            let peer = *peer;
+            let count = self.inner[rest..].iter().take_while(|inner| inner.peer == peer).count();
+            self.pass(&peer, rest..rest + count, shared, exit);
+            rest += count;
+        }
+        exit.batch.flush();
+    }
+
+    /// Finds out who can open what; all that is no sealed packet is dealt with.
+    fn admit(&mut self, messages: &[Message], shared: &Shared, exit: &mut Exit) {
+        let Self { inbox, arrivals, sealed, .. } = self;
+        arrivals.clear();
+        sealed.clear();
+        let now = clock::now();
+        let buffer = inbox.buffer();
+        let mut core = shared.core();
+        let (forwarder, mut sink) = core.parts(exit);
+        for (nth, message) in messages.iter().enumerate() {
+            for (at, place) in message.datagrams().enumerate() {
+                let datagram = &buffer[place.clone()];
+                if let (0, Some(to), Some(_)) = (at, message.to, classify(datagram)) {
+                    sink.sources.note(message.from, to);
+                }
+                let is_known = |arrival: &&Arrival| Some(arrival.opener.index()) == receiver_index(datagram);
+                if arrivals.last().filter(is_known).is_none() {
+                    match forwarder.admit(message.from, datagram, &mut sink, now) {
+                        Some(arrival) => arrivals.push(arrival),
+                        None => continue,
+                    }
+                }
+                let opened = Err(TunnelError::Invalid);
+                sealed.push(Sealed { place, message: nth, arrival: arrivals.len() - 1, opened });
+            }
+        }
+    }
+
+    /// Takes what was opened and not seen before.
+    fn accept(&mut self, messages: &[Message], shared: &Shared, exit: &mut Exit) {
+        let Self { inbox, arrivals, sealed, inner, .. } = self;
+        inner.clear();
+        let now = clock::now();
+        let buffer = inbox.buffer();
+        let mut core = shared.core();
+        let (forwarder, mut sink) = core.parts(exit);
+        for Sealed { place, message, arrival, opened } in sealed.drain(..) {
+            let plain = match opened {
+                Ok(plain) => plain,
+                Err(error) => {
+                    forwarder.reject(error);
+                    continue;
+                }
+            };
+            let (arrival, message) = (&arrivals[arrival], &messages[message]);
+            let opened = Opened { from: message.from, bytes: place.len(), plain };
+            if forwarder.accept(arrival, &opened, &mut sink, now) {
+                let start = place.start + HEADER;
+                let place = start..start + plain.len;
+                if let Some(parsed) = forwarder.unwrap_packet(&mut buffer[place.clone()], message.ecn) {
+                    inner.push(Inner { place: start..start + parsed.len, parsed, peer: arrival.peer });
+                }
+            }
+        }
+    }
+
+    /// Passes on packets of one peer.
+    fn pass(&mut self, peer: &PublicKey, which: Range<usize>, shared: &Shared, exit: &mut Exit) {
+        let Self { inbox, inner, coalescer, passed, .. } = self;
+        let buffer = inbox.buffer();
+        coalescer.clear();
+        for Inner { place, parsed, .. } in &inner[which] {
+            coalescer.push(buffer, place.clone(), *parsed);
+        }
+        coalescer.finish(buffer);
+        passed.clear();
+        {
+            let now = clock::now();
+            let mut core = shared.core();
+            let (forwarder, mut sink) = core.parts(exit);
+            for (nth, run) in coalescer.runs().iter().enumerate() {
+                let Some(mut packet) = PacketBuf::new(&mut buffer[..run.head.end], run.head.start) else { continue };
+                if let Some(parsed) = forwarder.arrive(peer, &mut packet, &run.parsed, run.offload, &mut sink, now) {
+                    passed.push(Passed { run: nth, at: packet.at(), parsed });
+                }
+            }
+        }
+        for Passed { run: nth, at, parsed } in passed {
+            let run = &coalescer.runs()[*nth];
+            let head = *at..run.head.end;
+            if run.offload.is_partial {
+                set_partial_checksum(&mut buffer[head.clone()], parsed);
+            }
+            let buffer = &*buffer;
+            let head = &buffer[head];
+            let header = vnet::encode(head, parsed, run.offload);
+            exit.write_joined(head, &header, coalescer.rest(*nth).map(|place| &buffer[place]));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The UDP sockets that WireGuard's datagrams come and go through: for each lane one for IPv4 and one for IPv6, all on the
+//! same port. The kernel gives all datagrams of one peer to the same lane (SO_REUSEPORT), so that they stay in order.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    num::NonZeroUsize,
+    os::fd::AsRawFd as _,
+};
+
+use postern_packet::Ecn;
+use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketFlags, SocketType, bind,
+        ipproto::UDP,
+        socket_with,
+        sockopt::{
+            Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover, set_ipv6_v6only,
+            set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_reuseport,
+            set_socket_send_buffer_size, set_socket_send_buffer_size_force,
+        },
+    },
+};
+
+use crate::Offloads;
+
+/// What the kernel may keep in each direction: 50 ms at 1 Gbit/s, so that a burst survives the lane being busy.
+const BUFFER: usize = 7 << 20;
+/// How often a free pair of ports is looked for.
+const PORT_TRIES: usize = 32;
+
+/// The sockets of all lanes.
+#[derive(Debug)]
+pub struct Sockets {
+    pairs: Vec<Pair>,
+    port: u16,
+}
+
+/// One IPv4 and one IPv6 socket on the same port; IPv4 alone where there is no IPv6.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) v4: Socket,
+    pub(crate) v6: Option<Socket>,
+}
+
+/// How a socket is to be.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// Others have its port too.
+    is_shared: bool,
+    offloads: Offloads,
+}
+
+impl Sockets {
+    /// Binds a pair for each lane to every address of the calling thread's network namespace. 0 is any port that is free
+    /// for both.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn bind(port: u16, lanes: NonZeroUsize, offloads: Offloads) -> io::Result<Self> {
+        let mut tries = 0;
+        // Alone first: a port that is shared can be shared with another program.
+        let alone = Kind { is_shared: false, offloads };
+        let pair = loop {
+            let v4 =
+                Socket::bind((Ipv4Addr::UNSPECIFIED, port).into(), alone).map_err(|error| explain(&error, port))?;
+            let chosen = v4.socket.local_addr()?.port();
+            match Socket::bind((Ipv6Addr::UNSPECIFIED, chosen).into(), alone) {
+                Ok(v6) => break Pair { v4, v6: Some(v6) },
+                Err(error) if is_without_ipv6(&error) => break Pair { v4, v6: None },
+                // Someone has the port for IPv6 only.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && port == 0 && tries < PORT_TRIES => tries += 1,
+                Err(error) => return Err(explain(&error, chosen)),
+            }
+        };
+        let port = pair.v4.socket.local_addr()?.port();
+        if lanes.get() == 1 {
+            return Ok(Self { pairs: vec![pair], port });
+        }
+        let has_v6 = pair.v6.is_some();
+        drop(pair);
+        let shared = Kind { is_shared: true, offloads };
+        let pair = |_| {
+            let v4 = Socket::bind((Ipv4Addr::UNSPECIFIED, port).into(), shared)?;
+            let v6 = has_v6.then(|| Socket::bind((Ipv6Addr::UNSPECIFIED, port).into(), shared)).transpose()?;
+            Ok(Pair { v4, v6 })
+        };
+        let pairs: io::Result<_> = (0..lanes.get()).map(pair).collect();
+        Ok(Self { pairs: pairs.map_err(|error| explain(&error, port))?, port })
+    }
+
+    /// The port of all.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// One for each lane.
+    pub(crate) fn into_pairs(self) -> Vec<Pair> {
+        self.pairs
+    }
+}
+
+impl Pair {
+    /// The socket for an address of this family.
+    pub(crate) fn of(&mut self, addr: &SocketAddr) -> Option<&mut Socket> {
+        match addr {
+            SocketAddr::V4(_) => Some(&mut self.v4),
+            SocketAddr::V6(_) => self.v6.as_mut(),
+        }
+    }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
+}
+
+fn explain(error: &io::Error, port: u16) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has it: choose another port, or 0 for any",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("bind UDP port {port}: {error}{hint}"))
+}
+
+/// What became of datagrams that were to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// They are on their way, or can't be on any: a candidate that can't be reached is no error.
+    Done,
+    /// The socket was full; so many are lost.
+    Full(usize),
+    /// Not from this source address: it may no longer be this machine's. Nothing was sent.
+    SourceGone,
+}
+
+/// Datagrams for one place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shipment<'a> {
+    pub(crate) to: SocketAddr,
+    /// From which of this machine's addresses, if that matters.
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) ecn: Ecn,
+    /// One after the other, of `segment` bytes each, the last one perhaps shorter.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) segment: usize,
+}
+
+/// One of the sockets.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) socket: UdpSocket,
+    pub(crate) state: UdpSocketState,
+    offloads: Offloads,
+    /// Whether it was said that the kernel does not cut.
+    is_told: bool,
+}
+
+impl Socket {
+    fn bind(addr: SocketAddr, kind: Kind) -> io::Result<Self> {
+        let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(family, SocketType::DGRAM, flags, Some(UDP))?;
+        if addr.is_ipv6() {
+            set_ipv6_v6only(&socket, true)?;
+        }
+        set_socket_reuseport(&socket, kind.is_shared)?;
+        // More than the system's limit takes CAP_NET_ADMIN; without it, as much as is allowed.
+        set_socket_recv_buffer_size_force(&socket, BUFFER).or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER))?;
+        set_socket_send_buffer_size_force(&socket, BUFFER).or_else(|_| set_socket_send_buffer_size(&socket, BUFFER))?;
+        bind(&socket, &addr)?;
+        let socket = UdpSocket::from(socket);
+        let state = prepare(&socket)?;
+        if !kind.offloads.receive {
+            set_gro(&socket, false)?;
+        }
+        Ok(Self { socket, state, offloads: kind.offloads, is_told: false })
+    }
+
+    /// How many datagrams the kernel cuts one shipment into, at most.
+    pub(crate) fn max_segments(&self) -> usize {
+        if self.offloads.send { self.state.max_gso_segments() } else { 1 }
+    }
+
+    /// Sends datagrams to one place.
+    pub(crate) fn send(&mut self, shipment: Shipment<'_>) -> Sent {
+        let Shipment { to, from, bytes, segment, .. } = shipment;
+        let count = bytes.len().div_ceil(segment.max(1));
+        let Err(error) = self.try_send(shipment) else { return Sent::Done };
+        if is_full(&error) {
+            return Sent::Full(count);
+        }
+        if from.is_some() {
+            // Kernels say it as "invalid argument" or as "unreachable". The first, the state has taken for a kernel that
+            // can't segment, which has yet to be shown.
+            if error.kind() == io::ErrorKind::InvalidInput
+                && let Ok(state) = prepare(&self.socket)
+            {
+                self.state = state;
+            }
+            return Sent::SourceGone;
+        }
+        if count == 1 {
+            tracing::trace!(%to, %error, "not sent");
+            return Sent::Done;
+        }
+        // A device on the way can't segment, or the path is narrower than one segment: the kernel may still fragment.
+        if self.state.max_gso_segments() == 1 && !self.is_told {
+            self.is_told = true;
+            tracing::info!(%error, "the kernel does not cut batches of datagrams here: they are sent one by one");
+        }
+        let lost = bytes.chunks(segment).filter(|bytes| {
+            let one = Shipment { bytes, segment: bytes.len(), ..shipment };
+            self.try_send(one).is_err_and(|error| is_full(&error))
+        });
+        match lost.count() {
+            0 => Sent::Done,
+            lost => Sent::Full(lost),
+        }
+    }
+
+    fn try_send(&self, Shipment { to, from, ecn, bytes, segment }: Shipment<'_>) -> io::Result<()> {
+        let segment_size = (bytes.len() > segment).then_some(segment);
+        let ecn = EcnCodepoint::from_bits(ecn.bits());
+        let transmit = Transmit { destination: to, ecn, contents: bytes, segment_size, src_ip: from };
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+    }
+}
+
+/// `UDP_GRO`, for which there is no safe function.
+fn set_gro(socket: &UdpSocket, on: bool) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_UDP, libc::UDP_GRO, on)
+}
+
+/// `IPV6_DONTFRAG` (RFC 3542 section 11.2) off, for which there is no safe function.
+fn allow_ipv6_fragments(socket: &UdpSocket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, false)
+}
+
+fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, on: bool) -> io::Result<()> {
+    let value = libc::c_int::from(on);
+    let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the option's value is an int, and the pointer and the length are that int's.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets what batches need, and takes back that datagrams must not be fragmented: a tunnel over a narrow path is to be
+/// slow, not dead.
+fn prepare(socket: &UdpSocket) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(socket.into())?;
+    if socket.local_addr()?.is_ipv4() {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
+    } else {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?;
+        allow_ipv6_fragments(socket)?;
+    }
+    Ok(state)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one() -> Sockets {
+        Sockets::bind(0, NonZeroUsize::MIN, Offloads::ALL).unwrap()
+    }
+
+    fn shipment(to: SocketAddr, from: IpAddr, bytes: &[u8]) -> Shipment<'_> {
+        Shipment { to, from: Some(from), ecn: Ecn::NotCapable, bytes, segment: 100 }
+    }
+
+    #[test]
+    fn both_families_have_the_same_port_and_a_taken_port_says_so() {
+        let three = NonZeroUsize::new(3).unwrap();
+        for sockets in [one(), Sockets::bind(0, three, Offloads::ALL).unwrap()] {
+            assert_ne!(sockets.port(), 0);
+            for v6 in sockets.pairs.iter().filter_map(|pair| pair.v6.as_ref()) {
+                assert_eq!(v6.socket.local_addr().unwrap().port(), sockets.port());
+            }
+            for lanes in [NonZeroUsize::MIN, three] {
+                let error = Sockets::bind(sockets.port(), lanes, Offloads::ALL).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+                assert!(error.to_string().contains(&sockets.port().to_string()), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_arrive_as_datagrams_and_the_last_may_be_shorter() {
+        for send in [true, false] {
+            let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let to = receiver.local_addr().unwrap();
+            let offloads = Offloads { send, ..Offloads::ALL };
+            let mut pairs = Sockets::bind(0, NonZeroUsize::MIN, offloads).unwrap().into_pairs();
+            let v4 = &mut pairs[0].v4;
+            assert_eq!(v4.max_segments() > 1, send);
+            for bytes in [7; 250].chunks(v4.max_segments() * 100) {
+                assert_eq!(v4.send(shipment(to, to.ip(), bytes)), Sent::Done);
+            }
+            let mut buffer = [0; 300];
+            for len in [100, 100, 50] {
+                assert_eq!(receiver.recv(&mut buffer).unwrap(), len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_gone_is_told_and_does_not_cost_segmentation() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = receiver.local_addr().unwrap();
+        let v4 = &mut one().into_pairs()[0].v4;
+        let segments = v4.max_segments();
+        let gone = Ipv4Addr::new(192, 0, 2, 1).into();
+        assert_eq!(v4.send(shipment(to, gone, &[7; 200])), Sent::SourceGone);
+        assert_eq!(v4.max_segments(), segments);
+    }
+}

@@ -1,0 +1,113 @@
+//! The way in, in steps, of which only those that decide need the forwarder: [`admit`](Forwarder::admit) says who can open a
+//! datagram, [`accept`](Forwarder::accept) takes its counter, and [`arrive`](Forwarder::arrive) decides about what was inside,
+//! which may by then have been joined to a super-packet.
+
+use std::net::SocketAddr;
+
+use postern_model::{Moment, PublicKey};
+use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, ecn};
+use postern_wireguard::{HEADER, Opener, Plain, TunnelError};
+
+use super::{Forwarder, ForwarderSink};
+use crate::DropReason;
+
+/// A sealed packet, and who can open it. Nothing of it is authentic yet.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The peer that will turn out to have sent it.
+    pub peer: PublicKey,
+    /// Opens it, and others of the same session.
+    pub opener: Opener,
+}
+
+/// What a datagram turned out to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// Its length.
+    pub bytes: usize,
+    /// What was inside.
+    pub plain: Plain,
+}
+
+impl Forwarder {
+    /// A datagram read from the WireGuard socket. Sealed packets are for the caller to open; all else is dealt with.
+    pub fn admit(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Option<Arrival> {
+        self.settle(sink, now);
+        self.peers.admit(from, datagram, sink, &mut self.counters, now)
+    }
+
+    /// A datagram could not be opened.
+    pub fn reject(&mut self, error: TunnelError) {
+        self.counters.count(super::peers::reason(error));
+    }
+
+    /// A datagram was opened; whether there is a packet inside that was not seen before. To be called in the order in which
+    /// the datagrams came.
+    pub fn accept(&mut self, arrival: &Arrival, opened: &Opened, sink: &mut impl ForwarderSink, now: Moment) -> bool {
+        self.peers.accept(arrival, opened, sink, &mut self.counters, now) && opened.plain.len > 0
+    }
+
+    /// Where everything is in a packet that was inside a datagram, and what became of congestion on its way (RFC 6040
+    /// section 4.2); `None` when it is dropped.
+    pub fn unwrap_packet(&mut self, packet: &mut [u8], outer: Ecn) -> Option<Parsed> {
+        let parsed = self.parse(packet)?;
+        if ecn::decapsulate(packet, &parsed, outer) {
+            return Some(parsed);
+        }
+        self.counters.count(DropReason::Congested);
+        None
+    }
+
+    /// A packet from a peer, perhaps joined of several; of a super-packet, `packet` begins with all headers, and `parsed.len`
+    /// is the length of the whole. Where everything is in it when it may be written to TUN.
+    pub fn arrive(
+        &mut self,
+        peer: &PublicKey,
+        packet: &mut PacketBuf<'_>,
+        parsed: &Parsed,
+        offload: Offload,
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Option<Parsed> {
+        self.settle(sink, now);
+        let to_own = self.table.as_ref().is_some_and(|table| table.own.contains(parsed.dst));
+        let passed = if to_own {
+            self.client_inbound(peer, packet.bytes(), parsed, offload, now)
+        } else {
+            self.gateway_inbound(peer, packet, parsed, offload, sink, now)
+        };
+        passed.unwrap_or_else(|refusal| {
+            self.refuse_to_peer(peer, packet.bytes(), parsed, refusal, sink, now);
+            None
+        })
+    }
+
+    /// A datagram read from the WireGuard socket: all steps at once.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
+        let Some(arrival) = self.admit(from, datagram, sink, now) else { return };
+        let mut buffer = [&[0; HEADROOM], datagram].concat();
+        let plain = match arrival.opener.open(&mut buffer[HEADROOM..]) {
+            Ok(plain) => plain,
+            Err(error) => return self.reject(error),
+        };
+        let opened = Opened { from, bytes: datagram.len(), plain };
+        if !self.accept(&arrival, &opened, sink, now) {
+            return;
+        }
+        let start = HEADROOM + HEADER;
+        let inner = &mut buffer[..start + plain.len];
+        let Some(parsed) = self.unwrap_packet(&mut inner[start..], Ecn::NotCapable) else { return };
+        let Some(mut packet) = PacketBuf::new(inner, start) else { return };
+        if let Some(parsed) = self.arrive(&arrival.peer, &mut packet, &parsed, Offload::default(), sink, now) {
+            sink.send_packet(&packet.bytes()[..parsed.len]);
+        }
+    }
+}
