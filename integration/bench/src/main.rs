@@ -3,6 +3,7 @@
 //! - `policy`: decisions, re-decisions and plans in a large network
 //! - `revocation`: from the commit of a change to the last packet through a gateway, on the real programs
 //! - `traffic`: the packets for that
+//! - `tunnel`: throughput, latency and cost of the tunnel, beside other tunnels
 //! - [`figures`]: percentiles, tables; the clock
 
 mod figures;
@@ -10,6 +11,7 @@ mod network;
 mod policy;
 mod revocation;
 mod traffic;
+mod tunnel;
 
 use std::net::IpAddr;
 
@@ -37,6 +39,8 @@ enum Bench {
         #[arg(long, default_value_t = 20)]
         rounds: u32,
     },
+    /// Throughput, latency and cost of the tunnel, beside others' tunnels. Takes half an hour.
+    Tunnel(tunnel::Options),
     /// Says how much memory so many compiled policies take: the policy bench runs this in a process of its own.
     #[command(hide = true)]
     Memory { policies: u32 },
@@ -53,6 +57,7 @@ fn main() -> Result<()> {
     match cli.bench {
         Bench::Policy => policy::run(cli.json),
         Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
+        Bench::Tunnel(options) => tunnel::run(&options, cli.json),
         Bench::Memory { policies } => policy::memory(policies),
         Bench::Send { port, targets } => traffic::send(port, &targets),
         Bench::Receive { address, port, count } => traffic::receive(address, port, count),
