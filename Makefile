@@ -4,10 +4,11 @@ CARGO ?= cargo
 BINARIES := -p postern-server -p postern-daemon
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
+CONTENDERS := $(TARGET)/contenders/bin
 
 # One after the other, also with -j: what is tested has to be built, and built with what was installed.
 .NOTPARALLEL:
-.PHONY: all install demo bench test lint unit e2e deny deps docs clean
+.PHONY: all install demo bench contenders test lint unit e2e deny deps docs clean
 
 all:
 	$(CARGO) build --release $(BINARIES)
@@ -21,11 +22,21 @@ demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
 	$(TARGET)/release/postern-demo $(if $(KEEP),--keep)
 
-## Measures what is claimed to be quick; BENCH=policy or BENCH=revocation for one alone. The latter needs root.
-bench: deps
+## Measures what is claimed to be quick: BENCH=policy, BENCH=revocation, or both; and, when asked for, BENCH=tunnel beside other
+## tunnels, for half an hour. All but the first need root. OPTIONS="--quick" and others go to the bench.
+bench: deps $(if $(filter tunnel,$(BENCH)),contenders)
 	$(CARGO) build --release $(BINARIES) -p postern-bench
 	@set -e; for bench in $(or $(BENCH),policy revocation); do \
-		echo "== $$bench"; $(TARGET)/release/postern-bench $$bench; done
+		echo "== $$bench"; $(TARGET)/release/postern-bench $$bench $(OPTIONS); done
+
+## The other tunnels that are no Debian packages.
+contenders: $(CONTENDERS)/boringtun-cli $(CONTENDERS)/gotatun
+
+$(CONTENDERS)/boringtun-cli:
+	$(CARGO) install --locked --root $(TARGET)/contenders boringtun-cli@0.7.1
+
+$(CONTENDERS)/gotatun:
+	$(CARGO) install --locked --root $(TARGET)/contenders gotatun-cli@0.10.2
 
 ## Everything that has to hold.
 test: deps lint deny
@@ -43,7 +54,7 @@ deny:
 	@if cargo-deny fetch db >/dev/null 2>&1; then cargo-deny --workspace check advisories; \
 	else echo "deny: the advisory database can't be reached from here; known vulnerabilities were not checked"; fi
 
-## The Debian packages that building, the demo and the tests use.
+## The Debian packages that building, the demo, the tests and the benches use.
 deps:
 	@integration/lab/install-packages
 
