@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     HEADER, Opener, Plain, Sealer, TAG,
+    classify::receiver,
     constants::{REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES},
     receiver_index,
     session::Session,
@@ -181,15 +182,36 @@ fn the_timers_go_as_they_do_packet_by_packet() {
     assert_eq!(timeout(&mut pair.server, 23_000), None);
 }
 
-/// The peer's answer may be lost many times; the session that carries is not given up for those that never will.
+/// The peer's answer may be lost many times; the session that carries is not given up for those that never will, nor is its
+/// index given to one of them.
 #[test]
 fn handshakes_that_nobody_completes_leave_the_session_alone() {
     let mut pair = connected();
-    for second in (6..60).step_by(6) {
-        let initiation = start(&mut pair.client, second * 1_000).unwrap();
-        reply(&mut pair.server, &initiation, second * 1_000).unwrap();
+    let index = receiver_index(&seal(&mut pair.client, &packet(1, 100), 0).unwrap());
+    for round in 1..600 {
+        let initiation = start(&mut pair.client, round * 6_000).unwrap();
+        let response = reply(&mut pair.server, &initiation, 0).unwrap();
+        assert_ne!(receiver(&response, 4), index);
     }
     assert_eq!((pair.up(1), pair.down(2)), (Some(1), Some(2)));
+}
+
+#[test]
+fn an_answer_is_refused_once_there_is_nothing_to_be_reached_by_it() {
+    let mut pair = Pair::new();
+    let ours = start(&mut pair.client, 0).unwrap();
+    let delayed = reply(&mut pair.server, &ours, 0).unwrap();
+    let theirs = start(&mut pair.server, 0).unwrap();
+    let response = reply(&mut pair.client, &theirs, 0).unwrap();
+    let keepalive = reply(&mut pair.server, &response, 0).unwrap();
+    assert_eq!(give(&mut pair.client, &keepalive, 0), Ok(None));
+    assert_eq!(give(&mut pair.client, &delayed, 0), Err(TunnelError::Invalid), "the peer's own is in use");
+
+    let mut pair = Pair::new();
+    let ours = start(&mut pair.client, 0).unwrap();
+    let delayed = reply(&mut pair.server, &ours, 0).unwrap();
+    pair.client.give_up(at(6_000));
+    assert_eq!(give(&mut pair.client, &delayed, 6_000), Err(TunnelError::Invalid), "given up");
 }
 
 /// The initiator took the first answer, and the responder has another initiation by then.
