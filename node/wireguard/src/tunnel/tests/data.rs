@@ -145,6 +145,40 @@ fn packets_are_taken_once_within_the_window() {
     }
 }
 
+/// What all this is for: one peer is sealed for and opened from on several threads at once.
+#[test]
+fn one_peer_may_be_served_by_several_threads() {
+    const EACH: u32 = 500;
+    let mut pair = connected();
+    let sealers = [0, EACH].map(|first| (first, pair.client.sealer(u64::from(EACH), 0, at(0)).unwrap()));
+    let sealed: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let seal =
+            |(first, mut sealer)| move || (first..first + EACH).map(|n| sealed(&mut sealer, n)).collect::<Vec<_>>();
+        let threads = sealers.map(|sealer| scope.spawn(seal(sealer)));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let index = receiver_index(&sealed[0]).unwrap();
+    let opener = pair.server.opener(index, at(0)).unwrap();
+    let opened: Vec<(u32, Plain)> = std::thread::scope(|scope| {
+        let open = |mut datagram: Vec<u8>, opener: &Opener| {
+            let plain = opener.open(&mut datagram).unwrap();
+            (number(&datagram[HEADER..]), plain)
+        };
+        let threads = sealed.chunks(EACH as usize).map(|part| {
+            let opener = opener.clone();
+            scope.spawn(move || part.iter().map(|datagram| open(datagram.clone(), &opener)).collect::<Vec<_>>())
+        });
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut numbers = BTreeSet::new();
+    for (number, plain) in opened {
+        assert_eq!(pair.server.accept(index, plain.counter, 144, true, at(0)), Ok(()));
+        assert!(numbers.insert(number));
+    }
+    assert_eq!(numbers.len(), 2 * EACH as usize);
+}
+
 #[test]
 fn an_accepted_packet_confirms_the_keys() {
     let mut pair = Pair::new();
