@@ -1,11 +1,13 @@
 //! What is claimed to be quick, measured: `make bench`, or `make bench BENCH=policy`.
 //!
 //! - `policy`: decisions, re-decisions and plans in a large network
+//! - `engine`: the packet path without the system, beside the cipher
 //! - `revocation`: from the commit of a change to the last packet through a gateway, on the real programs
 //! - `traffic`: the packets for that
 //! - `tunnel`: throughput, latency and cost of the tunnel, beside other tunnels
 //! - [`figures`]: percentiles, tables; the clock
 
+mod engine;
 mod figures;
 mod network;
 mod policy;
@@ -33,6 +35,8 @@ struct Cli {
 enum Bench {
     /// Decisions, re-decisions and plans in a large network.
     Policy,
+    /// The engine alone on one core, beside the cipher alone.
+    Engine,
     /// From a revocation's commit to the last packet through the gateway.
     Revocation {
         /// How often each is measured.
@@ -56,6 +60,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.bench {
         Bench::Policy => policy::run(cli.json),
+        Bench::Engine => engine::run(cli.json),
         Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
         Bench::Tunnel(options) => tunnel::run(&options, cli.json),
         Bench::Memory { policies } => policy::memory(policies),
