@@ -35,9 +35,10 @@ pub(super) fn tcp(scene: &Scene, seconds: u32, words: &[&str]) -> Result<Tcp> {
 
 /// Datagrams of `size` bytes at `rate` bits per second of what is in them, for so many seconds.
 ///
-/// Paced in steps of 200 µs: by default iperf3 sends what belongs to a millisecond at once.
+/// Paced in steps of 200 µs, since by default iperf3 sends what belongs to a millisecond at once; and 8 at a time where
+/// that is more than one, since each time costs it as much as the sending does.
 pub(super) fn udp(scene: &Scene, seconds: u32, size: u32, rate: f64) -> Result<Probe> {
-    let (time, size, asked) = (seconds.to_string(), size.to_string(), format!("{rate:.0}"));
+    let (time, size, asked) = (seconds.to_string(), size.to_string(), format!("{rate:.0}/8"));
     let buffer = socket_buffer()?.to_string();
     let words = ["-u", "-t", &time, "-l", &size, "-b", &asked, "-w", &buffer, "--pacing-timer", "200"];
     let result = run(scene, seconds, &words)?;

@@ -2,25 +2,25 @@
 
 use std::fs;
 
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 /// The machine, as JSON.
 pub(super) fn machine() -> Value {
     json!({
         "cpu": model(), "cores": cores(), "kernel": rustix::system::uname().release().to_string_lossy(),
-        "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
     })
 }
 
 /// The machine, in a line.
 pub(super) fn line() -> String {
-    format!(
-        "{}, {} cores, Linux {}, TCP with {}",
-        model(),
-        cores(),
-        rustix::system::uname().release().to_string_lossy(),
-        read("/proc/sys/net/ipv4/tcp_congestion_control"),
-    )
+    format!("{}, {} cores, Linux {}", model(), cores(), rustix::system::uname().release().to_string_lossy())
+}
+
+/// TCP's congestion control, where nothing else is asked for.
+pub(super) fn congestion_control() -> Result<String> {
+    let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+    Ok(fs::read_to_string(file).with_context(|| format!("read {file}"))?.trim().to_owned())
 }
 
 fn cores() -> usize {
@@ -28,11 +28,7 @@ fn cores() -> usize {
 }
 
 fn model() -> String {
-    let info = read("/proc/cpuinfo");
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
     model.map_or("unknown processor", |(_, model)| model.trim()).to_owned()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

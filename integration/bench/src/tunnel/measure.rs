@@ -132,7 +132,7 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    pub(super) const FULL: Self = Self { tcp_first: 4, tcp: 3, udp: 2, probes: 7, pings: 200 };
+    pub(super) const FULL: Self = Self { tcp_first: 4, tcp: 3, udp: 1, probes: 8, pings: 200 };
     pub(super) const QUICK: Self = Self { tcp_first: 2, tcp: 1, udp: 1, probes: 6, pings: 100 };
 }
 
@@ -159,13 +159,14 @@ pub(super) fn round(scene: &Scene, lengths: &Lengths, before: Option<&Round>) ->
     }
     note(loaded(scene, lengths));
     let known = |measure| before.and_then(|round| round.get(&measure)).copied().filter(|figure| *figure > 0.0);
-    let first = known(Measure::Large).or_else(|| round.get(&Measure::TcpUp).copied()).unwrap_or(0.1) * 1e9;
+    // Before there is anything to go by: what TCP came to, if that is a rate that one datagram after the other can be sent at.
+    let tcp = round.get(&Measure::TcpUp).copied().unwrap_or(0.1).min(1.0);
+    let first = known(Measure::Large).unwrap_or(tcp) * 1e9;
     let mut probes = Vec::new();
     probe(scene, lengths, LARGE, FEW, first, &mut probes);
-    round.insert(Measure::LargeFew, search::best(&probes, FEW) / 1e9);
     probe(scene, lengths, LARGE, HARDLY_ANY, first, &mut probes);
     let large = search::best(&probes, HARDLY_ANY);
-    round.insert(Measure::Large, large / 1e9);
+    round.extend([(Measure::Large, large / 1e9), (Measure::LargeFew, search::best(&probes, FEW) / 1e9)]);
     let bits = f64::from(SMALL) * 8.0;
     let first = known(Measure::Small).map_or(large / f64::from(LARGE) * f64::from(SMALL), |packets| packets * bits);
     let mut probes = Vec::new();
@@ -178,13 +179,22 @@ pub(super) fn round(scene: &Scene, lengths: &Lengths, before: Option<&Round>) ->
 /// Tries rates until the highest is found, or often enough.
 fn probe(scene: &Scene, lengths: &Lengths, size: u32, limit: f64, first: f64, probes: &mut Vec<Probe>) {
     for _ in 0..lengths.probes {
-        let Some(rate) = search::next(probes, limit, first) else { return };
-        let probe = iperf::udp(scene, lengths.udp, size, rate).or_else(|_| iperf::udp(scene, lengths.udp, size, rate));
-        probes.push(probe.unwrap_or_else(|error| {
-            eprintln!("  {size} bytes at {:.0} Mbit/s count as lost: {error:#}", rate / 1e6);
-            Probe { asked: rate, sent: rate, lost: 1.0 }
-        }));
+        let Some(rate) = search::next(probes, limit, first) else { break };
+        // What failed gets a second chance: whatever else the machine was doing is not to be the limit.
+        let first_try = datagrams(scene, lengths, size, rate);
+        let again = (first_try.lost > limit).then(|| datagrams(scene, lengths, size, rate));
+        probes.push(again.filter(|again| again.lost < first_try.lost).unwrap_or(first_try));
     }
+    if search::is_bound_by_sender(probes, limit) {
+        eprintln!("  {size} bytes: iperf3 could send no more; the tunnel may carry more");
+    }
+}
+
+fn datagrams(scene: &Scene, lengths: &Lengths, size: u32, rate: f64) -> Probe {
+    iperf::udp(scene, lengths.udp, size, rate).unwrap_or_else(|error| {
+        eprintln!("  {size} bytes at {:.0} Mbit/s count as lost: {error:#}", rate / 1e6);
+        Probe { asked: rate, sent: rate, lost: 1.0 }
+    })
 }
 
 /// One stream up, and what the tunnel's ends took for it.

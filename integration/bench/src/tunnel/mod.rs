@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// Only these contenders.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Contender>,
+    /// TCP's congestion control, if not this machine's own.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Write the JSON, with the figures of each round, into this file.
     #[arg(long)]
     save: Option<PathBuf>,
@@ -69,11 +72,13 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     let versions = contenders.iter().map(|contender| Ok((*contender, contender.version()?)));
     let versions = versions.collect::<Result<BTreeMap<_, _>>>()?;
 
+    let congestion = options.congestion.clone().map_or_else(machine::congestion_control, Ok)?;
     let start = now();
     let mut scenes = BTreeMap::new();
     for contender in &contenders {
         let scene = contender.start().with_context(|| format!("start {contender}"))?;
         scene.answers().with_context(|| format!("{contender} does not get through"))?;
+        scene.set_congestion_control(&congestion)?;
         scenes.insert(*contender, scene);
     }
     let mut results = Results::new();
@@ -82,16 +87,29 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
         let mut order = contenders.clone();
         order.rotate_left(usize::try_from(round)? % contenders.len());
         for contender in order {
+            let Some(scene) = scenes.get(&contender) else { continue };
+            let idle = || processor_time(&scenes, contender);
+            let (taken, began) = (idle(), now());
             let before = results.get(&contender).and_then(|rounds| rounds.last());
-            let (figures, idle) = turn(contender, &scenes, &lengths, before)?;
-            eprintln!("{:>5.0?} round {}: {contender}: {}", start.elapsed(), round + 1, report::line(&figures));
-            if idle > 0.02 {
-                eprintln!("  the idle contenders took {:.1} % of a core meanwhile", idle * 100.0);
+            match measure::round(scene, &lengths, before) {
+                Ok(figures) => {
+                    eprintln!("{:>5.0?} round {}: {contender}: {}", start.elapsed(), round + 1, report::line(&figures));
+                    results.entry(contender).or_default().push(figures);
+                }
+                // What was measured of it stands, and the others go on.
+                Err(error) => {
+                    eprintln!("{contender} has failed, and takes no part any more: {error:#}");
+                    scenes.remove(&contender);
+                    continue;
+                }
             }
-            results.entry(contender).or_default().push(figures);
+            let share = idle().saturating_sub(taken).div_duration_f64(began.elapsed());
+            if share > 0.02 {
+                eprintln!("  the idle contenders took {:.1} % of a core meanwhile", share * 100.0);
+            }
         }
     }
-    let report = Report { rounds, quick: options.quick, took: start.elapsed(), versions, results };
+    let report = Report { rounds, quick: options.quick, took: start.elapsed(), congestion, versions, results };
     report.print();
     let all = report.json()?;
     if let Some(file) = &options.save {
@@ -100,22 +118,13 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     if json {
         println!("{all:#}");
     }
+    let failed = contenders.iter().filter(|contender| !scenes.contains_key(contender)).map(ToString::to_string);
+    let failed: Vec<_> = failed.collect();
+    ensure!(failed.is_empty(), "failed on the way, as said above: {}", failed.join(", "));
     Ok(())
 }
 
-/// One contender's round, and the share of a core that all others took meanwhile.
-fn turn(
-    contender: Contender,
-    scenes: &BTreeMap<Contender, Scene>,
-    lengths: &Lengths,
-    before: Option<&Round>,
-) -> Result<(Round, f64)> {
-    let scene = scenes.get(&contender).context("it was not started")?;
-    let others = || -> Result<Duration> {
-        scenes.iter().filter(|(other, _)| **other != contender).map(|(_, scene)| scene.processor_time()).sum()
-    };
-    let (taken, start) = (others()?, now());
-    let round = measure::round(scene, lengths, before).with_context(|| contender.to_string())?;
-    let idle = others()?.saturating_sub(taken).div_duration_f64(start.elapsed());
-    Ok((round, idle))
+/// The processor time of all but one: they are idle, and it should be next to none.
+fn processor_time(scenes: &BTreeMap<Contender, Scene>, but: Contender) -> Duration {
+    scenes.iter().filter(|(other, _)| **other != but).filter_map(|(_, scene)| scene.processor_time().ok()).sum()
 }

@@ -14,6 +14,8 @@ pub(super) struct Report {
     pub(super) rounds: u32,
     pub(super) quick: bool,
     pub(super) took: Duration,
+    /// TCP's congestion control.
+    pub(super) congestion: String,
     pub(super) versions: BTreeMap<Contender, String>,
     pub(super) results: Results,
 }
@@ -86,7 +88,7 @@ impl Report {
     }
 
     pub(super) fn print(&self) {
-        println!("{}", machine::line());
+        println!("{}, TCP with {}", machine::line(), self.congestion);
         let versions = self.versions.iter().filter(|(_, version)| !version.is_empty());
         let versions: Vec<_> = versions.map(|(contender, version)| format!("{contender} {version}")).collect();
         println!(
@@ -166,6 +168,7 @@ impl Report {
         });
         Ok(json!({
             "machine": machine::machine(), "rounds": self.rounds, "quick": self.quick, "seconds": self.took.as_secs(),
+            "tcp_congestion_control": self.congestion,
             "udp_socket_buffer": iperf::socket_buffer()?, "contenders": contenders,
             "postern_to_gotatun": ratios(Against::Gotatun), "postern_to_best_other": ratios(Against::BestPeer),
             "goals": goals.collect::<Vec<_>>(),
@@ -197,7 +200,7 @@ mod tests {
             }
         }
         let versions = results.keys().map(|contender| (*contender, "1".to_owned())).collect();
-        Report { rounds: 3, quick: false, took: Duration::ZERO, versions, results }
+        Report { rounds: 3, quick: false, took: Duration::ZERO, congestion: String::new(), versions, results }
     }
 
     #[test]

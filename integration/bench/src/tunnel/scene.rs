@@ -65,6 +65,14 @@ impl Scene {
         })
     }
 
+    /// Has TCP at both ends use this congestion control.
+    pub(super) fn set_congestion_control(&self, name: &str) -> Result<()> {
+        let setting = format!("net.ipv4.tcp_congestion_control={name}");
+        [&self.laptop, &self.server]
+            .iter()
+            .try_for_each(|host| host.run(&["sysctl", "-qw", &setting])?.success().map(drop))
+    }
+
     /// The processor time that both ends have taken since they began.
     pub(super) fn processor_time(&self) -> Result<Duration> {
         self.ends.iter().map(|pid| processor_time(*pid)).sum()

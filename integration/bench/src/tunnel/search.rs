@@ -23,11 +23,21 @@ impl Probe {
     fn received(&self) -> f64 {
         self.sent * (1.0 - self.lost)
     }
+
+    /// Whether the sender could do no more.
+    fn is_all(&self) -> bool {
+        self.sent < self.asked * 0.9
+    }
 }
 
 /// The highest rate, of what arrived, of those that lost no more than `limit`; 0 if none did.
 pub(super) fn best(probes: &[Probe], limit: f64) -> f64 {
     passed(probes, limit).map_or(0.0, Probe::received)
+}
+
+/// Whether the best was all that the sender could do, so that the tunnel may carry more.
+pub(super) fn is_bound_by_sender(probes: &[Probe], limit: f64) -> bool {
+    passed(probes, limit).is_some_and(Probe::is_all)
 }
 
 fn passed(probes: &[Probe], limit: f64) -> Option<&Probe> {
@@ -42,8 +52,7 @@ pub(super) fn next(probes: &[Probe], limit: f64, first: f64) -> Option<f64> {
     let bad = failed.min_by(|a, b| a.sent.total_cmp(&b.sent));
     match (good, bad) {
         (None, None) => Some(first),
-        // The sender can't do more; the tunnel may.
-        (Some(good), None) if good.sent < good.asked * 0.9 => None,
+        (Some(good), None) if good.is_all() => None,
         (Some(good), None) => Some(good.sent * 1.25),
         (None, Some(bad)) => {
             // What arrives when there is too much is about what gets through.
@@ -58,15 +67,15 @@ pub(super) fn next(probes: &[Probe], limit: f64, first: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// What a search finds of a tunnel that carries so much and loses the rest, and with how many probes.
-    fn found(carries: f64, sender: f64, first: f64, limit: f64) -> (f64, usize) {
+    /// What a search finds of a tunnel that carries so much and loses the rest.
+    fn found(carries: f64, sender: f64, first: f64, limit: f64) -> (f64, Vec<Probe>) {
         let mut probes: Vec<Probe> = Vec::new();
         while let Some(asked) = next(&probes, limit, first) {
             let sent = asked.min(sender);
             probes.push(Probe { asked, sent, lost: (1.0 - carries / sent).max(0.0) });
             assert!(probes.len() < 40, "it ends");
         }
-        (best(&probes, limit), probes.len())
+        (best(&probes, limit), probes)
     }
 
     #[test]
@@ -74,14 +83,16 @@ mod tests {
         for first in [10e6, 300e6, 400e6, 500e6, 9e9] {
             let (rate, probes) = found(400e6, 20e9, first, 0.001);
             assert!((380e6..=400e6).contains(&rate), "{rate} from {first}");
-            assert!(probes <= if (300e6..=500e6).contains(&first) { 6 } else { 24 }, "{probes} from {first}");
+            let enough = if (300e6..=500e6).contains(&first) { 6 } else { 24 };
+            assert!(probes.len() <= enough && !is_bound_by_sender(&probes, 0.001), "{probes:?} from {first}");
         }
     }
 
     #[test]
     fn ends_where_the_sender_does() {
         let (rate, probes) = found(10e9, 300e6, 100e6, 0.001);
-        assert!((299e6..=301e6).contains(&rate) && probes < 10, "{rate} {probes}");
+        assert!((299e6..=301e6).contains(&rate) && probes.len() < 10, "{rate} {probes:?}");
+        assert!(is_bound_by_sender(&probes, 0.001), "and that is told");
     }
 
     #[test]
