@@ -2,7 +2,7 @@
 
 use std::{any::Any, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use postern_lab::{Host, Lab, eventually, office::WIKI};
 
 /// The gateway's address that the laptop's end of a tunnel sends to.
@@ -92,7 +92,10 @@ fn processor_time(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(&file).with_context(|| format!("{file}: has the tunnel's process ended?"))?;
     // The name, in parentheses, may have anything in it.
     let (_, fields) = stat.rsplit_once(')').with_context(|| format!("{file}: no name"))?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let mut fields = fields.split_whitespace();
+    // One that is dead stays there until it is waited for.
+    ensure!(!matches!(fields.next(), Some("Z" | "X")), "the tunnel's process {pid} has ended");
+    let ticks = fields.skip(10).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     Ok(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
@@ -119,5 +122,20 @@ mod tests {
         worker.join().unwrap();
         assert!(resident(own).unwrap() > 100_000);
         assert!(processor_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn who_is_dead_but_not_buried_has_no_figures() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(processor_time(child.id()).is_ok());
+        child.kill().unwrap();
+        eventually("it is dead", || ensure_ended(child.id())).unwrap();
+        child.wait().unwrap();
+    }
+
+    fn ensure_ended(pid: u32) -> Result<()> {
+        ensure!(processor_time(pid).is_err() && resident(pid).is_err(), "it still runs");
+        ensure!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it is gone altogether");
+        Ok(())
     }
 }
