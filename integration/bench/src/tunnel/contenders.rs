@@ -112,5 +112,5 @@ fn postern() -> Result<Scene> {
     let target = resource["addr"]["v4"].as_str().context("a resource has an address")?.to_owned();
     let ends = vec![laptop.process()?.pid(), gateway.process()?.pid()];
     let (at_laptop, server) = (office.laptop.clone(), office.wiki.clone());
-    Ok(Scene { laptop: at_laptop, server, target, ends, _held: Box::new((laptop, gateway, office)) })
+    Ok(Scene { laptop: at_laptop, server, target, ends, congestion: None, _held: Box::new((laptop, gateway, office)) })
 }

@@ -24,7 +24,10 @@ pub(super) struct Tcp {
 /// A TCP run of so many counted seconds; `words` are more of iperf3's options.
 pub(super) fn tcp(scene: &Scene, seconds: u32, words: &[&str]) -> Result<Tcp> {
     let (time, omitted) = (seconds.to_string(), OMITTED.to_string());
-    let result = run(scene, seconds + OMITTED, &[&["-t", &time, "-O", &omitted], words].concat())?;
+    // By the socket: in a network namespace, the setting takes only what unprivileged users may have too.
+    let congestion = scene.congestion.as_deref().map(|name| ["-C", name]);
+    let congestion = congestion.as_ref().map_or(&[][..], |words| words);
+    let result = run(scene, seconds + OMITTED, &[&["-t", &time, "-O", &omitted], congestion, words].concat())?;
     let end = &result["end"];
     let back = end["sum_received_bidir_reverse"]["bits_per_second"].as_f64().unwrap_or_default();
     let rate = end["sum_received"]["bits_per_second"].as_f64().context("iperf3 tells no rate")? + back;

@@ -76,9 +76,9 @@ pub(crate) fn run(options: &Options, json: bool) -> Result<()> {
     let start = now();
     let mut scenes = BTreeMap::new();
     for contender in &contenders {
-        let scene = contender.start().with_context(|| format!("start {contender}"))?;
+        let mut scene = contender.start().with_context(|| format!("start {contender}"))?;
         scene.answers().with_context(|| format!("{contender} does not get through"))?;
-        scene.set_congestion_control(&congestion)?;
+        scene.congestion.clone_from(&options.congestion);
         scenes.insert(*contender, scene);
     }
     let mut results = Results::new();

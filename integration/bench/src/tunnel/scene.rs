@@ -21,6 +21,8 @@ pub(super) struct Scene {
     pub(super) target: String,
     /// Process ids of the tunnel's ends, the laptop's first; none where there is no tunnel.
     pub(super) ends: Vec<u32>,
+    /// TCP's congestion control, if not the machine's own.
+    pub(super) congestion: Option<String>,
     /// All that ends and is removed with the scene.
     pub(super) _held: Box<dyn Any + Send + Sync>,
 }
@@ -53,7 +55,7 @@ impl Hosts {
     /// The scene on these hosts, with what else is to live as long.
     pub(super) fn scene(self, ends: Vec<u32>, running: impl Any + Send + Sync) -> Scene {
         let (laptop, server) = (self.laptop.clone(), self.server.clone());
-        Scene { laptop, server, target: WIKI.into(), ends, _held: Box::new((running, self)) }
+        Scene { laptop, server, target: WIKI.into(), ends, congestion: None, _held: Box::new((running, self)) }
     }
 }
 
@@ -63,14 +65,6 @@ impl Scene {
         eventually("the server answers", || {
             self.laptop.run(&["ping", "-qnc1", "-W1", &self.target])?.success().map(drop)
         })
-    }
-
-    /// Has TCP at both ends use this congestion control.
-    pub(super) fn set_congestion_control(&self, name: &str) -> Result<()> {
-        let setting = format!("net.ipv4.tcp_congestion_control={name}");
-        [&self.laptop, &self.server]
-            .iter()
-            .try_for_each(|host| host.run(&["sysctl", "-qw", &setting])?.success().map(drop))
     }
 
     /// The processor time that both ends have taken since they began.
