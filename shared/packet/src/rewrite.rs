@@ -269,7 +269,7 @@ fn translate_body(body: &mut [u8], len: usize, parsed: &Parsed, to: &Endpoints) 
         finish_icmp(body, 0, to.src, to.dst);
         return Ok(());
     }
-    // IPv6 has no UDP without a checksum (RFC 8200 section 8.1), and it is of all that the packet has.
+    // IPv6 has no UDP without a checksum (RFC 8200 section 8.1). It is of the whole datagram, which may end before its packet.
     let lacks_checksum = parsed.transport == Transport::Udp && body.get(6..8) == Some(&[0, 0]) && to.src.is_ipv6();
     if lacks_checksum && body.len() < len {
         return Err(RewriteError::Untranslatable);
@@ -278,8 +278,12 @@ fn translate_body(body: &mut [u8], len: usize, parsed: &Parsed, to: &Endpoints) 
     let new = Sum::default().addr(to.src).addr(to.dst);
     set_ports(body, 0, parsed, to, old, new);
     if lacks_checksum {
-        let sum = Sum::pseudo(to.src, to.dst, UDP, body.len()).bytes(body).finish();
-        body[6..8].copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+        let datagram = usize::from(u16::from_be_bytes([body[4], body[5]]));
+        // One that is quoted may be cut. Nobody can sum it then, or needs to.
+        if let Some(bytes) = body.get(..datagram) {
+            let sum = Sum::pseudo(to.src, to.dst, UDP, datagram).bytes(bytes).finish();
+            body[6..8].copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+        }
     }
     Ok(())
 }

@@ -178,6 +178,20 @@ fn a_udp_packet_without_checksum_gets_one_in_ipv6() {
 }
 
 #[test]
+fn what_lies_behind_a_datagram_is_not_summed() {
+    let mut packet = build(false, 1, (53, 53), b"hello");
+    packet[26..28].fill(0);
+    packet.extend([9; 3]);
+    packet[3] += 3;
+    let parsed = parse(&packet).unwrap();
+    let to = Endpoints { src: v6(8), dst: v6(9), src_port: 53, dst_port: 53 };
+    let (result, _) = rewritten(&packet, &parsed, &to).unwrap();
+    let datagram = &result[40..53];
+    let sum = Sum::pseudo(to.src, to.dst, UDP, datagram.len()).bytes(datagram).finish();
+    assert_eq!((sum, &result[53..]), (0, &[9; 3][..]));
+}
+
+#[test]
 fn what_ipv4_has_no_length_for_is_not_translated() {
     let head = build(true, 0, (1, 2), b"x");
     let parsed = parse(&head).unwrap();
