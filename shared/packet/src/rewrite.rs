@@ -176,6 +176,11 @@ fn set_ports(packet: &mut [u8], at: usize, parsed: &Parsed, to: &Endpoints, old:
                 (id(parsed.src_port), id(to.src_port))
             };
             adjust(packet, at + 2, old, new);
+            // The one message whose sum is zero is all zeros, which no difference tells (RFC 1624 section 3).
+            let end = packet.len().min(at + parsed.len - parsed.offset);
+            if packet[at..end].iter().all(|byte| *byte == 0) {
+                packet[at + 2..at + 4].fill(0xff);
+            }
         }
         Transport::IcmpError | Transport::Other(_) => {}
     }

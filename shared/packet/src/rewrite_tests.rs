@@ -192,6 +192,20 @@ fn what_lies_behind_a_datagram_is_not_summed() {
 }
 
 #[test]
+fn an_echo_reply_of_nothing_but_zeros_has_a_right_checksum() {
+    let mut packet = Vec::new();
+    let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 61);
+    builder.icmpv4_raw(0, 0, [0, 7, 0, 0]).write(&mut packet, &[0; 8]).unwrap();
+    let parsed = parse(&packet).unwrap();
+    // What lies behind it in the buffer is not part of it.
+    packet.push(1);
+    let to = Endpoints { src: v4(8), dst: v4(9), src_port: 0, dst_port: 0 };
+    let (result, _) = rewritten(&packet, &parsed, &to).unwrap();
+    assert_eq!(result[20..], [&[0, 0, 0xff, 0xff][..], &[0; 12]].concat());
+    verify(&result);
+}
+
+#[test]
 fn what_ipv4_has_no_length_for_is_not_translated() {
     let head = build(true, 0, (1, 2), b"x");
     let parsed = parse(&head).unwrap();
