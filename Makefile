@@ -5,10 +5,12 @@ BINARIES := -p postern-server -p postern-daemon
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
 CONTENDERS := $(TARGET)/contenders/bin
+FUZZ := integration/fuzz
+FUZZ_SECONDS ?= 600
 
 # One after the other, also with -j: what is tested has to be built, and built with what was installed.
 .NOTPARALLEL:
-.PHONY: all install demo bench contenders test lint unit e2e deny deps docs clean
+.PHONY: all install demo bench contenders test lint unit e2e fuzz deny deps docs clean
 
 all:
 	$(CARGO) build --release $(BINARIES)
@@ -42,15 +44,24 @@ $(CONTENDERS)/gotatun:
 test: deps lint deny
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=4
+
+## Looks for what breaks on bytes from outside: each target for FUZZ_SECONDS, or TARGETS='dns token' alone.
+fuzz: deps
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked --quiet cargo-fuzz
+	@CARGO=$(CARGO) FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz $(FUZZ)/run $(FUZZ_SECONDS) $(TARGETS)
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --manifest-path $(FUZZ)/Cargo.toml --check
+	$(CARGO) clippy --manifest-path $(FUZZ)/Cargo.toml --target-dir $(TARGET)/fuzz --all-targets -- -D warnings
 
 ## Licences, bans, sources, and known vulnerabilities where their database can be reached.
 deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny
 	cargo-deny --workspace check bans licenses sources
+	cargo-deny --manifest-path $(FUZZ)/Cargo.toml --config deny.toml check bans licenses sources
 	@if cargo-deny fetch db >/dev/null 2>&1; then cargo-deny --workspace check advisories; \
 	else echo "deny: the advisory database can't be reached from here; known vulnerabilities were not checked"; fi
 
