@@ -45,6 +45,14 @@ pub struct Run {
     next: Option<usize>,
 }
 
+impl Run {
+    /// Bytes of all its packets, each with its headers: what they were before they were joined.
+    pub fn bytes(&self) -> usize {
+        let headers = self.offload.segment.map_or(0, |segment| self.head.len() - usize::from(segment.get()));
+        self.parsed.len + (self.packets - 1) * headers
+    }
+}
+
 /// A payload that was joined to a head, and which follows it.
 #[derive(Debug)]
 struct Piece {
@@ -64,6 +72,9 @@ struct Open {
 }
 
 /// Joins the packets of a batch. Reused for each.
+///
+/// All of them have to be of one sender, as far as that is known: joined, they are asked by their head alone whether their
+/// source is that sender's.
 #[derive(Debug, Default)]
 pub struct Coalescer {
     tcp: bool,

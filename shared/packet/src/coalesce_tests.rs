@@ -59,7 +59,7 @@ fn split_all(buffer: &mut [u8], coalescer: &Coalescer) -> Vec<Vec<u8>> {
         assert_eq!(run.parsed.tcp(&buffer[run.head.clone()]), run.parsed.tcp(&whole));
         assert_eq!((run.packets > 1, run.packets > 1), (run.offload.is_partial, run.offload.segment.is_some()));
         let mut split = Split::new(&whole, &run.parsed, run.offload).unwrap();
-        assert_eq!(split.count(), run.packets);
+        assert_eq!((split.count(), split.bytes()), (run.packets, run.bytes()));
         let mut out = vec![0; split.longest()];
         while let Some(len) = split.next(&mut out) {
             packets.push(out[..len].to_vec());
