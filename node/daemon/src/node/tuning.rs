@@ -10,7 +10,7 @@ const WITHOUT: &str = "POSTERN_WITHOUT";
 /// How many lanes there are to be.
 const LANES: &str = "POSTERN_LANES";
 /// More of them are not started unasked.
-const MAX_LANES: usize = 4;
+const MAX_LANES: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// How the lanes are to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,10 @@ impl Tuning {
     }
 }
 
-/// One lane for every two cores: the other half is for who sends and receives.
+/// One lane for each core, so that both directions of a flow have one.
 fn best() -> NonZeroUsize {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new((cores / 2).clamp(1, MAX_LANES)).unwrap_or(NonZeroUsize::MIN)
+    let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    cores.min(MAX_LANES)
 }
 
 #[cfg(test)]
