@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     activity::{Account, Activity},
+    index::{Index, Slots},
     tcp::{self, Connection, End},
 };
 use crate::{CarriedGrant, DropReason, HeldGrant};
@@ -128,6 +129,7 @@ impl State {
 /// A flow of this node's own, as a client.
 #[derive(Debug)]
 pub(super) struct ClientFlow {
+    pub(super) tuple: Tuple,
     pub(super) grant: Arc<HeldGrant>,
     pub(super) state: State,
     seen: Moment,
@@ -170,19 +172,20 @@ fn may_begin(segment: Option<&TcpSegment>) -> bool {
 /// All flows of this node as a client.
 #[derive(Debug, Default)]
 pub(super) struct ClientFlows {
-    flows: FxHashMap<Tuple, ClientFlow>,
+    flows: Slots<ClientFlow>,
+    index: Index,
 }
 
 impl ClientFlows {
     pub(super) fn get_mut(&mut self, tuple: &Tuple) -> Option<&mut ClientFlow> {
-        self.flows.get_mut(tuple)
+        self.flows.get_mut(self.index.find(tuple)?)
     }
 
     pub(super) fn contains(&self, tuple: &Tuple) -> bool {
-        self.flows.contains_key(tuple)
+        self.index.contains(tuple)
     }
 
-    /// Begins a flow.
+    /// Begins a flow, of which there is none.
     pub(super) fn open(
         &mut self,
         tuple: Tuple,
@@ -193,59 +196,62 @@ impl ClientFlows {
         if !may_begin(segment) {
             return Err(DropReason::NoFlow);
         }
-        if self.flows.len() >= MAX_FLOWS {
+        if self.index.len() >= MAX_FLOWS {
             return Err(DropReason::FlowTableFull);
         }
         let state = State::new(tuple.protocol).ok_or(DropReason::UnsupportedProtocol)?;
-        let flow = ClientFlow { grant: Arc::clone(grant), state, seen: now };
-        Ok(self.flows.entry(tuple).insert_entry(flow).into_mut())
+        let (slot, flow) = self.flows.insert(ClientFlow { tuple, grant: Arc::clone(grant), state, seen: now });
+        self.index.insert(tuple, slot);
+        Ok(flow)
     }
 
     /// Drops each flow for which `grant` finds no grant, and gives it to `ended`; the others go on under what it found.
     pub(super) fn sweep(
         &mut self,
-        mut grant: impl FnMut(&Tuple, &ClientFlow) -> Option<Arc<HeldGrant>>,
-        mut ended: impl FnMut(&Tuple, &ClientFlow),
+        mut grant: impl FnMut(&ClientFlow) -> Option<Arc<HeldGrant>>,
+        mut ended: impl FnMut(&ClientFlow),
     ) {
-        self.flows.retain(|tuple, flow| match grant(tuple, flow) {
+        let keep = |flow: &mut ClientFlow| match grant(flow) {
             Some(grant) => {
                 flow.grant = grant;
                 true
             }
-            None => {
-                ended(tuple, flow);
-                false
-            }
+            None => false,
+        };
+        let Self { flows, index } = self;
+        flows.retain(keep, |flow| {
+            index.remove(&flow.tuple);
+            ended(&flow);
         });
     }
 
     /// Forgets flows that have been silent for too long.
     pub(super) fn expire(&mut self, now: Moment) {
-        self.flows.retain(|_, flow| now.since(flow.seen) < flow.state.idle_timeout());
+        let Self { flows, index } = self;
+        flows.retain(|flow| now.since(flow.seen) < flow.state.idle_timeout(), |flow| index.remove(&flow.tuple));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.index.len() == 0
     }
 
     /// The resource of each flow.
     pub(super) fn resources(&self) -> impl Iterator<Item = ResourceId> + '_ {
-        self.flows.values().map(|flow| flow.grant.resource)
+        self.flows.iter().map(|flow| flow.grant.resource)
     }
 
     /// The gateway of each flow.
     pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
-        self.flows.values().map(|flow| flow.grant.peer)
+        self.flows.iter().map(|flow| flow.grant.peer)
     }
 }
 
 /// All flows of clients through this gateway, found from either side of the translation.
 #[derive(Debug, Default)]
 pub(super) struct GatewayFlows {
-    slots: Vec<Option<GatewayFlow>>,
-    free: Vec<usize>,
-    inside: FxHashMap<Tuple, usize>,
-    outside: FxHashMap<Tuple, usize>,
+    flows: Slots<GatewayFlow>,
+    inside: Index,
+    outside: Index,
     per_client: FxHashMap<PublicKey, usize>,
     next_port: u16,
 }
@@ -253,19 +259,19 @@ pub(super) struct GatewayFlows {
 impl GatewayFlows {
     /// The flow that a client's packet belongs to.
     pub(super) fn by_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
-        self.slots.get_mut(*self.inside.get(inside)?)?.as_mut()
+        self.flows.get_mut(self.inside.find(inside)?)
     }
 
     /// The flow that a target's packet belongs to.
     pub(super) fn by_outside(&mut self, outside: &Tuple) -> Option<&mut GatewayFlow> {
-        self.slots.get_mut(*self.outside.get(outside)?)?.as_mut()
+        self.flows.get_mut(self.outside.find(outside)?)
     }
 
     pub(super) fn contains_inside(&self, inside: &Tuple) -> bool {
-        self.inside.contains_key(inside)
+        self.inside.contains(inside)
     }
 
-    /// Begins a flow to the grant's best target.
+    /// Begins a flow, of which there is none, to the grant's best target.
     pub(super) fn open(
         &mut self,
         inside: Tuple,
@@ -284,16 +290,13 @@ impl GatewayFlows {
         }
         let state = State::new(inside.protocol).ok_or(DropReason::UnsupportedProtocol)?;
         let outside = self.free_outside(&inside, grant, target).ok_or(DropReason::FlowTableFull)?;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
+        let account = activity.open(&inside, grant, now);
+        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, account, seen: now };
+        let (slot, flow) = self.flows.insert(flow);
         self.inside.insert(inside, slot);
         self.outside.insert(outside, slot);
         *self.per_client.entry(grant.peer).or_default() += 1;
-        let account = activity.open(&inside, grant, now);
-        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, account, seen: now };
-        Ok(self.slots[slot].insert(flow))
+        Ok(flow)
     }
 
     /// How the target is to see the flow: from the client's address of the target's family, and from the client's own
@@ -306,7 +309,7 @@ impl GatewayFlows {
         };
         let mut outside = Tuple { client, service: target, ..*inside };
         for _ in 0..PORT_TRIES {
-            if !self.outside.contains_key(&outside) {
+            if !self.outside.contains(&outside) {
                 return Some(outside);
             }
             outside.client_port = FIRST_DYNAMIC_PORT | self.next_port;
@@ -319,57 +322,45 @@ impl GatewayFlows {
     pub(super) fn sweep(
         &mut self,
         mut grant: impl FnMut(&GatewayFlow) -> Option<Arc<CarriedGrant>>,
-        mut ended: impl FnMut(&GatewayFlow),
+        ended: impl FnMut(&GatewayFlow),
     ) {
-        self.retain(|flow| match grant(flow) {
+        let keep = |flow: &mut GatewayFlow| match grant(flow) {
             Some(grant) => {
                 flow.grant = grant;
                 true
             }
-            None => {
-                ended(flow);
-                false
-            }
-        });
+            None => false,
+        };
+        self.retain(keep, ended);
     }
 
     /// Forgets flows that have been silent for too long, and gives them to `ended`.
-    pub(super) fn expire(&mut self, now: Moment, mut ended: impl FnMut(&GatewayFlow)) {
-        self.retain(|flow| {
-            let is_alive = now.since(flow.seen) < flow.state.idle_timeout();
-            if !is_alive {
-                ended(flow);
+    pub(super) fn expire(&mut self, now: Moment, ended: impl FnMut(&GatewayFlow)) {
+        self.retain(|flow| now.since(flow.seen) < flow.state.idle_timeout(), ended);
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&mut GatewayFlow) -> bool, mut ended: impl FnMut(&GatewayFlow)) {
+        let Self { flows, inside, outside, per_client, .. } = self;
+        flows.retain(keep, |flow| {
+            inside.remove(&flow.inside);
+            outside.remove(&flow.outside);
+            // Of all grants of a flow, the peer is the same.
+            if let Some(count) = per_client.get_mut(&flow.grant.peer) {
+                *count -= 1;
+                if *count == 0 {
+                    per_client.remove(&flow.grant.peer);
+                }
             }
-            is_alive
+            ended(&flow);
         });
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(&mut GatewayFlow) -> bool) {
-        for (slot, place) in self.slots.iter_mut().enumerate() {
-            let Some(flow) = place.as_mut() else { continue };
-            let client = flow.grant.peer;
-            if keep(flow) {
-                continue;
-            }
-            self.inside.remove(&flow.inside);
-            self.outside.remove(&flow.outside);
-            if let Some(count) = self.per_client.get_mut(&client) {
-                *count -= 1;
-                if *count == 0 {
-                    self.per_client.remove(&client);
-                }
-            }
-            *place = None;
-            self.free.push(slot);
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
-        self.inside.is_empty()
+        self.inside.len() == 0
     }
 
     /// The client of each flow.
     pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
-        self.slots.iter().flatten().map(|flow| flow.grant.peer)
+        self.flows.iter().map(|flow| flow.grant.peer)
     }
 }

@@ -45,7 +45,7 @@ impl Forwarder {
             }));
         };
         let segment = parsed.tcp(packet.bytes());
-        let flow = if self.gateway.contains_inside(&inside) {
+        let flow = if self.gateway.by_inside(&inside).is_some() {
             let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer);
             flow.ok_or(Refusal::Silent(DropReason::ForeignSource))?
         } else {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - `outbound`, `inbound`: the steps of a packet; `client`, `gateway`: what passes, in each direction
-//! - `flows`: what was opened and may be answered; `tcp`: what is followed of a connection
+//! - `flows`: what was opened and may be answered, `index`: found by its addresses; `tcp`: what is followed of a connection
 //! - `activity`: what is to be told of clients' flows
 //! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
@@ -27,6 +27,7 @@ mod client;
 mod flows;
 mod gateway;
 mod inbound;
+mod index;
 mod outbound;
 mod peers;
 mod queue;

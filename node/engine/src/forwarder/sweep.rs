@@ -31,12 +31,12 @@ impl Forwarder {
         let Self { client, gateway, activity, peers, counters, scratch, .. } = self;
         let mut any = false;
         client.sweep(
-            |tuple, flow| still_held(table, tuple, flow, now),
-            |tuple, flow| {
+            |flow| still_held(table, flow, now),
+            |flow| {
                 any = true;
                 let State::Tcp(connection) = &flow.state else { return };
                 for reset in connection.resets_to(End::Opener) {
-                    answer::reset(&tuple.to_opener(), reset.seq, Some(reset.ack), scratch);
+                    answer::reset(&flow.tuple.to_opener(), reset.seq, Some(reset.ack), scratch);
                     sink.send_packet(scratch);
                 }
             },
@@ -70,7 +70,8 @@ impl Forwarder {
 }
 
 /// The grant under which a flow of this client may go on.
-fn still_held(table: &ForwardingTable, tuple: &Tuple, flow: &ClientFlow, now: Moment) -> Option<Arc<HeldGrant>> {
+fn still_held(table: &ForwardingTable, flow: &ClientFlow, now: Moment) -> Option<Arc<HeldGrant>> {
+    let tuple = &flow.tuple;
     let Outbound::Granted(grant) = table.outbound(tuple.service, tuple.protocol, tuple.service_port, now) else {
         return None;
     };
