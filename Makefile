@@ -6,11 +6,12 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
 CONTENDERS := $(TARGET)/contenders/bin
 FUZZ := integration/fuzz
+E2E := $(patsubst integration/lab/tests/%.rs,--test %,$(wildcard integration/lab/tests/*.rs))
 FUZZ_SECONDS ?= 600
 
 # One after the other, also with -j: what is tested has to be built, and built with what was installed.
 .NOTPARALLEL:
-.PHONY: all install demo bench contenders test lint unit e2e fuzz deny deps docs clean
+.PHONY: all install demo bench contenders test without lint fuzz deny deps docs clean
 
 all:
 	$(CARGO) build --release $(BINARIES)
@@ -24,11 +25,11 @@ demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
 	$(TARGET)/release/postern-demo $(if $(KEEP),--keep)
 
-## Measures what is claimed to be quick: BENCH=policy, BENCH=revocation, or both; and, when asked for, BENCH=tunnel beside other
-## tunnels, for half an hour. All but the first need root. OPTIONS="--quick" and others go to the bench.
+## Measures what is claimed to be quick: BENCH=policy, revocation, engine, or all three; and, when asked for, BENCH=tunnel beside other
+## tunnels, for half an hour. revocation and tunnel need root. OPTIONS="--quick" and others go to the bench.
 bench: deps $(if $(filter tunnel,$(BENCH)),contenders)
 	$(CARGO) build --release $(BINARIES) -p postern-bench
-	@set -e; for bench in $(or $(BENCH),policy revocation); do \
+	@set -e; for bench in $(or $(BENCH),policy revocation engine); do \
 		echo "== $$bench"; $(TARGET)/release/postern-bench $$bench $(OPTIONS); done
 
 ## The other tunnels that are no Debian packages.
@@ -44,7 +45,14 @@ $(CONTENDERS)/gotatun:
 test: deps lint deny
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+	@$(MAKE) --no-print-directory without TESTS="access interop resilience"
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=4
+
+## The end-to-end tests with each of the kernel's offloads switched off; TESTS="access interop" for some of them.
+without: deps
+	@$(CARGO) build --workspace
+	@set -e; for offload in tso uso gso gro; do echo "== without $$offload"; \
+		POSTERN_WITHOUT=$$offload $(CARGO) test --workspace $(if $(TESTS),$(TESTS:%=--test %),$(E2E)); done
 
 ## Looks for what breaks on bytes from outside: each target for FUZZ_SECONDS, or TARGETS='dns token' alone.
 fuzz: deps
