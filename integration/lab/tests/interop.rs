@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    num::NonZeroUsize,
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{
@@ -22,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, Sockets, Tun, clock, spawn};
+use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, Offloads, Sockets, Tun, clock, spawn};
 use postern_engine::{CarriedGrant, DropReason, ForwardingTable, Generation, HeldGrant, Peer, PeerStatus, Visible};
 use postern_lab::{Background, Host, Lab, Segment, eventually, wait::PATIENCE};
 use postern_model::{
@@ -40,6 +41,7 @@ const NOWHERE: &str = "203.0.113.99";
 const TARGET: &str = "10.0.0.5";
 const PORT: u16 = 8080;
 const MTU: u16 = 1420;
+const LANES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 const CLIENT_KEY: SecretBytes = SecretBytes::new([1; 32]);
 const GATEWAY_KEY: SecretBytes = SecretBytes::new([2; 32]);
 /// To the protocol, none at all.
@@ -98,7 +100,10 @@ struct Ours {
 
 impl Ours {
     fn start(host: &Host, key: &SecretBytes, own: OverlayAddr, port: u16, table: ForwardingTable) -> Result<Self> {
-        let (tun, sockets) = enter(host, || Ok((Tun::create("postern0", MTU)?, Sockets::bind(port)?)))?;
+        let offloads: Offloads = std::env::var("POSTERN_WITHOUT").unwrap_or_default().parse()?;
+        let (tun, sockets) = enter(host, || {
+            Ok((Tun::create("postern0", MTU, LANES, offloads)?, Sockets::bind(port, LANES, offloads)?))
+        })?;
         bring_up(host, tun.name(), own)?;
         let port = sockets.port();
         let (sender, events) = channel();
