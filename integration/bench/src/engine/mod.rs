@@ -218,7 +218,7 @@ fn scattered(clients: u32, grants_each: u32, flows: u32) -> Result<Duration> {
     for nth in 0..flows {
         let (client, packet) = flow(&scene, nth)?;
         work.fill(&mut scene, [(client, packet.as_slice())].into_iter());
-        ensure!(work.take(&mut scene) == 1, "flow {nth} opens");
+        ensure!(work.take(&mut scene) == 1, "flow {nth} of {flows} opens");
     }
     let mut turn = 0;
     best(BATCH, || {

@@ -65,7 +65,8 @@ pub(crate) fn resource(nth: u32) -> OverlayAddr {
 
 fn key(nth: u32) -> PrivateKey {
     let mut bytes = [7; 32];
-    bytes[..4].copy_from_slice(&nth.to_le_bytes());
+    // Not at the ends, where X25519 clears bits.
+    bytes[8..12].copy_from_slice(&nth.to_le_bytes());
     PrivateKey::from_bytes(&SecretBytes::new(bytes))
 }
 
