@@ -40,6 +40,10 @@ impl ForwarderSink for Out {
         self.datagrams.push((to, datagram.to_vec()));
     }
 
+    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.datagrams.push((to, datagram.to_vec()));
+    }
+
     fn send_packet(&mut self, packet: &[u8]) {
         self.packets.push(packet.to_vec());
     }

@@ -141,7 +141,8 @@ impl Ingress {
             if forwarder.accept(arrival, &opened, &mut sink, now) {
                 let start = place.start + HEADER;
                 let place = start..start + plain.len;
-                if let Some(parsed) = forwarder.unwrap_packet(&mut buffer[place.clone()], message.ecn) {
+                let packet = &mut buffer[place];
+                if let Some(parsed) = forwarder.unwrap_packet(&arrival.peer, packet, message.ecn, &mut sink, now) {
                     inner.push(Inner { place: start..start + parsed.len, parsed, peer: arrival.peer });
                 }
             }

@@ -213,6 +213,10 @@ impl ForwarderSink for Sink<'_> {
         self.exit.batch.push(self.sources.destination(to, Ecn::NotCapable), datagram);
     }
 
+    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.exit.batch.send_whole(self.sources.destination(to, Ecn::NotCapable), datagram);
+    }
+
     fn send_packet(&mut self, packet: &[u8]) {
         self.exit.write_plain(packet);
     }

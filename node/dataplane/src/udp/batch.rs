@@ -123,6 +123,14 @@ impl Batch {
         (self.len, self.count, self.is_ended) = (0, 0, false);
     }
 
+    /// Sends a datagram by itself, and now, that nobody may fragment. Nobody is told when it does not fit.
+    pub(crate) fn send_whole(&mut self, Destination { to, from, ecn }: Destination, datagram: &[u8]) {
+        self.flush();
+        if let Some(socket) = self.sockets.of(&to) {
+            socket.send_whole(Shipment { to, from, ecn, bytes: datagram, segment: datagram.len() });
+        }
+    }
+
     /// How many datagrams were lost to full sockets since the last time.
     pub(crate) fn take_full(&mut self) -> usize {
         std::mem::take(&mut self.full)

@@ -193,13 +193,7 @@ impl Socket {
             return Sent::Full(count);
         }
         if from.is_some() {
-            // Kernels say it as "invalid argument" or as "unreachable". The first, the state has taken for a kernel that
-            // can't segment, which has yet to be shown.
-            if error.kind() == io::ErrorKind::InvalidInput
-                && let Ok(state) = prepare(&self.socket)
-            {
-                self.state = state;
-            }
+            self.forget_refusal(&error);
             return Sent::SourceGone;
         }
         if count == 1 {
@@ -221,6 +215,29 @@ impl Socket {
         }
     }
 
+    /// Sends one datagram that may not be fragmented, not here and not on its way. Whatever becomes of it: its answer tells.
+    pub(crate) fn send_whole(&mut self, shipment: Shipment<'_>) {
+        let sent = set_fragments(&self.socket, Fragments::Never).and_then(|()| self.try_send(shipment));
+        if let Err(error) = sent {
+            self.forget_refusal(&error);
+            tracing::trace!(to = %shipment.to, %error, "a probe was not sent");
+        }
+        // What was just allowed to be set can be set again.
+        if let Err(error) = set_fragments(&self.socket, Fragments::Allowed) {
+            tracing::warn!(%error, "datagrams that are too long for a path may be lost from now on");
+        }
+    }
+
+    /// That a source address is gone, kernels say as "invalid argument" or as "unreachable". The first, the state has taken
+    /// for a kernel that can't segment, which has yet to be shown.
+    fn forget_refusal(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidInput
+            && let Ok(state) = prepare(&self.socket)
+        {
+            self.state = state;
+        }
+    }
+
     fn try_send(&self, Shipment { to, from, ecn, bytes, segment }: Shipment<'_>) -> io::Result<()> {
         let segment_size = (bytes.len() > segment).then_some(segment);
         let ecn = EcnCodepoint::from_bits(ecn.bits());
@@ -234,9 +251,26 @@ fn set_gro(socket: &UdpSocket, on: bool) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_UDP, libc::UDP_GRO, on)
 }
 
-/// `IPV6_DONTFRAG` (RFC 3542 section 11.2) off, for which there is no safe function.
-fn allow_ipv6_fragments(socket: &UdpSocket) -> io::Result<()> {
-    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, false)
+/// What may be done to a datagram that is longer than its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fragments {
+    Allowed,
+    /// Also not because of what the kernel remembers of the path.
+    Never,
+}
+
+fn set_fragments(socket: &UdpSocket, fragments: Fragments) -> io::Result<()> {
+    let is_never = fragments == Fragments::Never;
+    if socket.local_addr()?.is_ipv4() {
+        let how = if is_never { Ipv4PathMtuDiscovery::PROBE } else { Ipv4PathMtuDiscovery::DONT };
+        set_ip_mtu_discover(socket, how)?;
+    } else {
+        let how = if is_never { Ipv6PathMtuDiscovery::PROBE } else { Ipv6PathMtuDiscovery::DONT };
+        set_ipv6_mtu_discover(socket, how)?;
+        // RFC 3542 section 11.2; there is no safe function for it.
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, is_never)?;
+    }
+    Ok(())
 }
 
 fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, on: bool) -> io::Result<()> {
@@ -251,12 +285,7 @@ fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, on: b
 /// slow, not dead.
 fn prepare(socket: &UdpSocket) -> io::Result<UdpSocketState> {
     let state = UdpSocketState::new(socket.into())?;
-    if socket.local_addr()?.is_ipv4() {
-        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
-    } else {
-        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?;
-        allow_ipv6_fragments(socket)?;
-    }
+    set_fragments(socket, Fragments::Allowed)?;
     Ok(state)
 }
 

@@ -65,9 +65,7 @@ impl Forwarder {
                 flow.grant.peer
             }
         };
-        if Extent::of(packet, parsed, offload).longest > usize::from(self.mtu) {
-            return Err(Refusal::TooBig(self.mtu));
-        }
+        Self::fit(packet, parsed, offload, self.peers.mtu(&peer), self.mtu)?;
         Ok(Some(Onward { peer, parsed: *parsed }))
     }
 

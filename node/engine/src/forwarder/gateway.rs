@@ -60,7 +60,7 @@ impl Forwarder {
         self.activity.note(flow, End::Opener, segment.as_ref(), now);
         // The answers are as long as this lets them be, and come through TUN before they are translated.
         let longer_by = if flow.outside.service.is_ipv6() && !parsed.is_v6() { FAMILY_DIFFERENCE } else { 0 };
-        clamp_mss(packet.bytes_mut(), parsed, self.mtu.saturating_sub(longer_by));
+        clamp_mss(packet.bytes_mut(), parsed, self.peers.mtu(peer).saturating_sub(longer_by));
         let extent = Extent::of(packet.bytes(), parsed, offload);
         let rewritten = rewrite(packet, parsed, &flow.outside.to_service()).map_err(untranslated)?;
         flow.account.up += extent.bytes;
@@ -108,10 +108,9 @@ impl Forwarder {
         let outside = Tuple::to_client(parsed);
         let flow = outside.and_then(|outside| self.gateway.by_outside(&outside));
         let flow = flow.ok_or(Refusal::Answered(DropReason::NoFlow))?;
-        let mtu = mtu_outside(self.mtu, parsed.is_v6(), flow.inside.client.is_ipv6());
-        if Extent::of(packet.bytes(), parsed, offload).longest > usize::from(mtu) {
-            return Err(Refusal::TooBig(mtu));
-        }
+        let outside = |mtu| mtu_outside(mtu, parsed.is_v6(), flow.inside.client.is_ipv6());
+        let mtu = outside(self.peers.mtu(&flow.grant.peer));
+        Self::fit(packet.bytes(), parsed, offload, mtu, outside(self.mtu))?;
         self.activity.note(flow, End::Resource, parsed.tcp(packet.bytes()).as_ref(), now);
         clamp_mss(packet.bytes_mut(), parsed, mtu);
         let rewritten = rewrite(packet, parsed, &flow.inside.to_opener()).map_err(untranslated)?;

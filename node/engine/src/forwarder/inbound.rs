@@ -5,10 +5,10 @@
 use std::net::SocketAddr;
 
 use postern_model::{Moment, PublicKey};
-use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, ecn};
+use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, clamp_mss, ecn};
 use postern_wireguard::{HEADER, Opener, Plain, TunnelError};
 
-use super::{Forwarder, ForwarderSink};
+use super::{Forwarder, ForwarderSink, path_mtu::Message};
 use crate::DropReason;
 
 /// A sealed packet, and who can open it. Nothing of it is authentic yet.
@@ -56,8 +56,22 @@ impl Forwarder {
     }
 
     /// Where everything is in a packet that was inside a datagram, and what became of congestion on its way (RFC 6040
-    /// section 4.2); `None` when it is dropped.
-    pub fn unwrap_packet(&mut self, packet: &mut [u8], outer: Ecn) -> Option<Parsed> {
+    /// section 4.2); `None` when it is dropped, or was about the path and is dealt with.
+    pub fn unwrap_packet(
+        &mut self,
+        peer: &PublicKey,
+        packet: &mut [u8],
+        outer: Ecn,
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Option<Parsed> {
+        if let Some(message) = Message::decode(packet) {
+            match message {
+                Some(message) => self.peers.handle_path_message(peer, message, sink, &mut self.counters, now),
+                None => self.counters.count(DropReason::Malformed),
+            }
+            return None;
+        }
         let parsed = self.parse(packet)?;
         if ecn::decapsulate(packet, &parsed, outer) {
             return Some(parsed);
@@ -80,6 +94,8 @@ impl Forwarder {
         self.settle(sink, now);
         let to_own = self.table.as_ref().is_some_and(|table| table.own.contains(parsed.dst));
         let passed = if to_own {
+            // What this machine sends from now on is as long as this lets it be.
+            clamp_mss(packet.bytes_mut(), parsed, self.peers.mtu(peer));
             self.client_inbound(peer, packet.bytes(), parsed, offload, now)
         } else {
             self.gateway_inbound(peer, packet, parsed, offload, sink, now)
@@ -104,7 +120,9 @@ impl Forwarder {
         }
         let start = HEADROOM + HEADER;
         let inner = &mut buffer[..start + plain.len];
-        let Some(parsed) = self.unwrap_packet(&mut inner[start..], Ecn::NotCapable) else { return };
+        let Some(parsed) = self.unwrap_packet(&arrival.peer, &mut inner[start..], Ecn::NotCapable, sink, now) else {
+            return;
+        };
         let Some(mut packet) = PacketBuf::new(inner, start) else { return };
         if let Some(parsed) = self.arrive(&arrival.peer, &mut packet, &parsed, Offload::default(), sink, now) {
             sink.send_packet(&packet.bytes()[..parsed.len]);

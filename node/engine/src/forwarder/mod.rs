@@ -13,7 +13,8 @@
 //! - `outbound`, `inbound`: the steps of a packet; `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered, `index`: found by its addresses; `tcp`: what is followed of a connection
 //! - `activity`: what is to be told of clients' flows
-//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called
+//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called; `path_mtu`: how long a
+//!   packet to a peer may be
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
 //! - `answer`: refusals, so that nobody waits for a packet that was dropped
 //!
@@ -29,6 +30,7 @@ mod gateway;
 mod inbound;
 mod index;
 mod outbound;
+mod path_mtu;
 mod peers;
 mod queue;
 mod sweep;
@@ -78,6 +80,8 @@ pub struct Miss {
 pub trait ForwarderSink {
     /// Send a datagram.
     fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Send a datagram that nobody may fragment, and that is lost if it does not fit: it finds out what does.
+    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]);
     /// Write an IP packet to TUN.
     fn send_packet(&mut self, packet: &[u8]);
     /// Hand a packet to the engine.
@@ -93,6 +97,8 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Handshake and bytes.
     pub stats: TunnelStats,
+    /// The longest inner packet that is sent to it, as far as its path is known.
+    pub mtu: u16,
     /// Open flows through it.
     pub flows: usize,
     /// How often it is sent something at least, while it is.

@@ -4,11 +4,14 @@
 use std::net::SocketAddr;
 
 use postern_model::{Moment, PublicKey};
-use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, Split, Transport};
+use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, Split, Transport, clamp_mss};
 use postern_wireguard::{HEADER, OVERHEAD, Sealer};
 
-use super::{Forwarder, ForwarderSink, Miss};
+use super::{Forwarder, ForwarderSink, Miss, answer::Refusal};
 use crate::DropReason;
+
+/// IPv4's flag of that name, in the header's byte 6.
+const DONT_FRAGMENT: u8 = 0x40;
 
 /// What may go to a peer.
 #[derive(Debug)]
@@ -63,6 +66,16 @@ impl Extent {
 }
 
 impl Forwarder {
+    /// Whether a packet of the local side fits into the tunnel of a peer, up to `mtu` bytes of it for that peer's path and
+    /// `most` for any. What is longer than the path is, but may be fragmented, goes on: outside, it will be.
+    pub(super) fn fit(packet: &[u8], parsed: &Parsed, offload: Offload, mtu: u16, most: u16) -> Result<(), Refusal> {
+        let longest = Extent::of(packet, parsed, offload).longest;
+        let mtu = mtu.min(most);
+        let may_be_fragmented = !parsed.is_v6() && packet.get(6).is_some_and(|byte| byte & DONT_FRAGMENT == 0);
+        let limit = if may_be_fragmented { most } else { mtu };
+        if longest > usize::from(limit) { Err(Refusal::TooBig(mtu)) } else { Ok(()) }
+    }
+
     /// A packet read from TUN, perhaps a super-packet. With [`HEADROOM`] in front of it.
     pub fn depart<'a>(
         &mut self,
@@ -77,7 +90,11 @@ impl Forwarder {
         let passed = if to_device {
             self.gateway_outbound(&mut packet, &parsed, offload, sink, now)
         } else {
-            self.client_outbound(packet.bytes(), &parsed, offload, sink, now)
+            let passed = self.client_outbound(packet.bytes(), &parsed, offload, sink, now);
+            if let Ok(Some(onward)) = &passed {
+                clamp_mss(packet.bytes_mut(), &parsed, self.peers.mtu(&onward.peer));
+            }
+            passed
         };
         let Onward { peer, parsed } = match passed {
             Ok(onward) => onward?,

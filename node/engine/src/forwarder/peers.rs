@@ -22,7 +22,13 @@ use postern_wireguard::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{ForwarderSink, PeerStatus, calls::Calls, inbound::Arrival, queue::Queue};
+use super::{
+    ForwarderSink, PeerStatus,
+    calls::Calls,
+    inbound::Arrival,
+    path_mtu::{Message, PathMtu},
+    queue::Queue,
+};
 use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
@@ -43,6 +49,7 @@ struct PeerState {
     /// How many initiations went to it before it was heard, or before something came to wait for it.
     calls: u32,
     queue: Queue,
+    path: PathMtu,
     /// The overlay addresses that the peer may send from as a client of this gateway.
     client_addr: Option<OverlayAddr>,
 }
@@ -125,8 +132,8 @@ impl Peers {
         let mut tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
         tunnel.set_mtu(self.mtu);
         let (key, initiate) = (peer.key, peer.initiate);
-        let (endpoint, heard, queue) = (None, None, Queue::default());
-        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, client_addr: None };
+        let (endpoint, heard, queue, path) = (None, None, Queue::default(), PathMtu::new(self.mtu, now));
+        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, path, client_addr: None };
         self.by_index.insert(index, key);
         self.by_key.insert(key, state);
         if initiate {
@@ -159,6 +166,38 @@ impl Peers {
     /// The overlay addresses that `key` may send from as a client.
     pub(super) fn client_addr(&self, key: &PublicKey) -> Option<OverlayAddr> {
         self.by_key.get(key).and_then(|state| state.client_addr)
+    }
+
+    /// The longest inner packet that is to be sent to a peer.
+    pub(super) fn mtu(&self, key: &PublicKey) -> u16 {
+        self.by_key.get(key).map_or(self.mtu, |state| state.path.mtu())
+    }
+
+    /// A message about the path came from a peer: answers it, or learns from it.
+    pub(super) fn handle_path_message(
+        &mut self,
+        key: &PublicKey,
+        message: Message,
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) {
+        let Some(state) = self.by_key.get_mut(key) else { return };
+        if message.is_reply {
+            state.path.handle_reply(message, now);
+            state.tunnel.set_mtu(state.path.mtu());
+        } else if state.path.may_answer(now) {
+            let mut reply = [0; MIN_BUFFER];
+            let len = Message { is_reply: true, ..message }.encode(&mut reply);
+            if let (Some(len), Some(to)) = (len, state.endpoint)
+                && let Sealed::Datagram(datagram) = state.tunnel.seal(&reply[..len], &mut self.out, now)
+            {
+                sink.send_datagram(to, datagram);
+            }
+        } else {
+            counters.count(DropReason::ReplyLimit);
+        }
+        note_due(&mut self.due, state);
     }
 
     /// Sends an inner packet to a peer, now or as soon as there is a session.
@@ -216,6 +255,7 @@ impl Peers {
         };
         if let Some((sealer, to)) = departure {
             counters.out_packets += count;
+            state.path.note_sent(now);
             note_due(&mut self.due, state);
             return Some((packets, sealer, to));
         }
@@ -401,6 +441,7 @@ impl Peers {
                 state.calls += u32::from(classify(datagram) == Some(Kind::Initiation));
                 deliver(&state.peer, state.endpoint, state.is_silent(now), datagram, sink);
             }
+            state.probe(&mut self.out, sink, now);
             note_due(&mut self.due, state);
         }
     }
@@ -415,6 +456,7 @@ impl Peers {
             key: state.peer.key,
             endpoint: state.endpoint,
             stats: state.tunnel.stats(),
+            mtu: state.path.mtu(),
             flows: 0,
             persistent_keepalive: state.tunnel.persistent_keepalive(),
         })
@@ -424,7 +466,26 @@ impl Peers {
 impl PeerState {
     /// An authentic datagram came from there.
     fn note_heard(&mut self, from: SocketAddr, now: Moment) {
+        if self.endpoint.is_some_and(|endpoint| endpoint != from) {
+            self.path.note_moved(now);
+        }
+        self.path.note_heard();
         (self.endpoint, self.heard, self.calls) = (Some(from), Some(now), 0);
+    }
+
+    /// Sends the probes that are due.
+    fn probe(&mut self, out: &mut Vec<u8>, sink: &mut impl ForwarderSink, now: Moment) {
+        while let Some(probe) = self.path.poll(now) {
+            let mut inner = vec![0; usize::from(probe.size)];
+            let Some(len) = probe.encode(&mut inner) else { continue };
+            reserve(out, len + OVERHEAD);
+            // Exactly as long as a packet of this length is when it is the longest.
+            self.tunnel.set_mtu(probe.size);
+            if let (Some(to), Sealed::Datagram(datagram)) = (self.endpoint, self.tunnel.seal(&inner[..len], out, now)) {
+                sink.send_probe(to, datagram);
+            }
+        }
+        self.tunnel.set_mtu(self.path.mtu());
     }
 
     /// Seals and sends; `false` without a session.
@@ -432,6 +493,7 @@ impl PeerState {
         match self.tunnel.seal(packet, out, now) {
             Sealed::Datagram(datagram) => {
                 deliver(&self.peer, self.endpoint, false, datagram, sink);
+                self.path.note_sent(now);
                 true
             }
             Sealed::NoSession => false,
@@ -498,7 +560,7 @@ pub(super) fn reason(error: TunnelError) -> DropReason {
 
 /// Takes a peer's timers into account.
 fn note_due(due: &mut Option<Moment>, state: &PeerState) {
-    let earliest = [*due, state.tunnel.poll_timeout(), state.queue.expires_at()];
+    let earliest = [*due, state.tunnel.poll_timeout(), state.queue.expires_at(), state.path.poll_timeout()];
     *due = earliest.into_iter().flatten().min();
 }
 

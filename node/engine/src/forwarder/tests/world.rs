@@ -65,11 +65,19 @@ pub(super) struct Out {
     pub(super) datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     packets: Vec<Vec<u8>>,
     pub(super) misses: Vec<Miss>,
+    /// The longest datagram that passes without being fragmented; any, if not told.
+    pub(super) width: Option<usize>,
 }
 
 impl ForwarderSink for Out {
     fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
         self.datagrams.push_back((to, datagram.to_vec()));
+    }
+
+    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        if self.width.is_none_or(|width| datagram.len() <= width) {
+            self.send_datagram(to, datagram);
+        }
     }
 
     fn send_packet(&mut self, packet: &[u8]) {
