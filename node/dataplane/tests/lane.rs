@@ -14,7 +14,12 @@ use std::{
 use postern_dataplane::{LaneEvent, Offloads, Sockets, Tun};
 use postern_engine::{DropReason, Generation};
 
-use scene::{GATEWAY_TOO, GATEWAY_V6, PATIENCE, PORT, Pair, netns::Netns, resource};
+use scene::{
+    GATEWAY_TOO, GATEWAY_V6, PATIENCE, PORT, Pair,
+    netns::Netns,
+    resource,
+    routed::{Excess, Routed},
+};
 
 /// Listens where the grant leads.
 fn listen(pair: &Pair) -> TcpListener {
@@ -241,6 +246,78 @@ fn a_narrow_path_fragments_datagrams_and_still_carries_them() {
     let (client, server) = connected(&pair, resource().v4.into());
     transfer(&client, &server);
     transfer(&server, &client);
+}
+
+#[test]
+fn a_path_that_drops_what_is_too_long_and_says_nothing_carries_connections() {
+    let scene = Routed::granted(false);
+    scene.narrow(1400, Excess::Lost);
+    let (client, server) = connected(&scene.pair, resource().v4.into());
+    transfer(&server, &client);
+    transfer(&client, &server);
+    // Less the outer headers and WireGuard's.
+    scene.wait_for_mtu(&(1337..=1340));
+    let (client, server) = connected(&scene.pair, resource().v6.into());
+    transfer(&client, &server);
+    transfer(&server, &client);
+}
+
+#[test]
+fn a_path_that_becomes_narrower_without_a_word_stops_a_connection_for_seconds_only() {
+    let scene = Routed::granted(false);
+    let (client, server) = connected(&scene.pair, resource().v4.into());
+    transfer(&server, &client);
+    transfer(&client, &server);
+    scene.wait_for_mtu(&(1420..=1420));
+    scene.narrow(1360, Excess::Lost);
+    transfer(&server, &client);
+    transfer(&client, &server);
+    scene.wait_for_mtu(&(1297..=1300));
+}
+
+#[test]
+fn an_ordinary_narrow_path_is_found_out_in_either_family() {
+    for (is_v6, overhead) in [(false, 60), (true, 80)] {
+        let scene = Routed::granted(is_v6);
+        scene.narrow(1400, Excess::Told);
+        let (client, server) = connected(&scene.pair, resource().v4.into());
+        transfer(&server, &client);
+        transfer(&client, &server);
+        let most = 1400 - overhead;
+        scene.wait_for_mtu(&(most - 3..=most));
+    }
+}
+
+#[test]
+fn a_path_that_is_narrower_than_ipv6_allows_inside_carries_fragments() {
+    let scene = Routed::granted(false);
+    scene.narrow(1300, Excess::Told);
+    scene.wait_for_mtu(&(1280..=1280));
+    for to in [IpAddr::from(resource().v6), resource().v4.into()] {
+        let (client, server) = connected(&scene.pair, to);
+        transfer(&server, &client);
+        transfer(&client, &server);
+    }
+}
+
+#[test]
+fn what_is_too_long_for_the_path_is_told_to_whoever_sends_it() {
+    let scene = Routed::granted(false);
+    scene.narrow(1400, Excess::Lost);
+    scene.wait_for_mtu(&(1337..=1340));
+    let to = resource().v4.to_string();
+    let ping = |payload: &str| {
+        let words = ["ping", "-n", "-M", "do", "-c", "2", "-i", "0.2", "-W", "5", "-s", payload, &to];
+        let output = scene.pair.client.netns.run(&words);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    // With 28 bytes of headers.
+    let (passed, said) = ping("1300");
+    assert!(passed, "{said}");
+    let (passed, said) = ping("1320");
+    let (mtu, said) = (scene.pair.client.mtu().to_string(), said.to_lowercase());
+    assert!(!passed && said.contains("message too long") && said.contains(&mtu), "{said}");
 }
 
 #[test]

@@ -4,8 +4,11 @@
 //!   client 192.0.2.30 ═══════ eth0 ═══════ gateway 192.0.2.20, .21
 //!   TUN: device 300                         TUN: device 301; target 10.0.0.5 on lo
 //! ```
+//!
+//! Or with a router in between, which may be told to be narrow: [`routed`].
 
 pub(crate) mod netns;
+pub(crate) mod routed;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -111,6 +114,11 @@ impl Node {
         }
     }
 
+    /// How long packets to the peer may be.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.lane.status().unwrap().peers.first().unwrap().mtu
+    }
+
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
         self.lane.status().unwrap().peers.first().unwrap().endpoint
     }
@@ -145,14 +153,19 @@ impl Pair {
     pub(crate) fn with(lanes: usize, offloads: Offloads) -> Self {
         let how = (NonZeroUsize::new(lanes).unwrap(), offloads);
         let (client, gateway) = (Netns::new("client"), Netns::new("gateway"));
-        client.join(&gateway);
+        client.join("eth0", &gateway, "eth0");
         client.address("eth0", &["192.0.2.30/24", "2001:db8::30/64"]);
         gateway.address("eth0", &["192.0.2.20/24", "192.0.2.21/24", "2001:db8::20/64"]);
+        Self::between(client, gateway, GATEWAY, how)
+    }
+
+    /// In namespaces that reach each other, with the gateway at this address.
+    fn between(client: Netns, gateway: Netns, candidate: &str, how: (NonZeroUsize, Offloads)) -> Self {
         gateway.address("lo", &["10.0.0.5/32", "fd00:10::5/128"]);
         Self {
             client: Node::new(client, 300, how),
             gateway: Node::new(gateway, 301, how),
-            candidate: GATEWAY.parse().unwrap(),
+            candidate: candidate.parse().unwrap(),
             target: TARGET_V4,
         }
     }

@@ -28,13 +28,12 @@ impl Netns {
         netns
     }
 
-    /// Joins two namespaces by a cable with an interface `eth0` at each end.
-    pub(crate) fn join(&self, other: &Self) {
-        let end = ["peer", "name", "eth0", "netns", &other.name];
-        self.ip(&[&["link", "add", "eth0", "type", "veth"][..], &end].concat());
-        for netns in [self, other] {
-            netns.ip(&["link", "set", "eth0", "up"]);
-        }
+    /// Joins two namespaces by a cable with an interface of this name at each end.
+    pub(crate) fn join(&self, device: &str, other: &Self, other_device: &str) {
+        let end = ["peer", "name", other_device, "netns", &other.name];
+        self.ip(&[&["link", "add", device, "type", "veth"][..], &end].concat());
+        self.ip(&["link", "set", device, "up"]);
+        other.ip(&["link", "set", other_device, "up"]);
     }
 
     /// Adds addresses, usable at once.
@@ -55,6 +54,12 @@ impl Netns {
     pub(crate) fn run(&self, words: &[&str]) -> Output {
         let output = Command::new("ip").args(["netns", "exec", &self.name]).args(words).output();
         output.expect("'ip' of iproute2 is there")
+    }
+
+    /// Runs a command in it that has to succeed.
+    pub(crate) fn must(&self, words: &[&str]) {
+        let output = self.run(words);
+        assert!(output.status.success(), "{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
     }
 
     /// Runs `work` in it. Sockets and devices made there stay there.
