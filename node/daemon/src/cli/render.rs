@@ -128,9 +128,9 @@ pub(super) fn status(status: &Status) -> String {
             (None, _) => "no path yet: it has not answered".to_owned(),
         };
         let flows = counted(peer.flows, "flow");
-        let (sent, received) = (peer.sent_bytes, peer.received_bytes);
+        let (sent, received, mtu) = (peer.sent_bytes, peer.received_bytes, peer.mtu);
         let peer = short(&peer.id);
-        line("Peer", format!("{peer} {path}, {flows}, {sent} B out, {received} B in"));
+        line("Peer", format!("{peer} {path}, MTU {mtu}, {flows}, {sent} B out, {received} B in"));
     }
     lines.join("\n")
 }

@@ -137,6 +137,8 @@ pub struct PeerRow {
     pub sent_bytes: u64,
     /// Bytes received from it, encrypted.
     pub received_bytes: u64,
+    /// The longest inner packet that is sent to it, as far as its path is known.
+    pub mtu: u16,
     /// Open flows through it.
     pub flows: usize,
 }

@@ -87,6 +87,7 @@ impl Node {
             handshake_seconds_ago: peer.stats.last_handshake.map(|at| now.since(at).as_secs()),
             sent_bytes: peer.stats.sent_bytes,
             received_bytes: peer.stats.received_bytes,
+            mtu: peer.mtu,
             flows: peer.flows,
         });
         let drops = lane.counters.drops().map(|(reason, count)| (reason.label().to_owned(), count));
