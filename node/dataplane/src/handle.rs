@@ -18,7 +18,9 @@ use postern_wireguard::PrivateKey;
 
 use crate::{
     Sockets, Tun, clock,
-    lane::{Command, End, Lane, egress::Egress, exit::Exit, ingress::Ingress, poll::Poll, shared::Shared},
+    lane::{
+        Command, End, Lane, egress::Egress, exit::Exit, ingress::Ingress, losses::Losses, poll::Poll, shared::Shared,
+    },
     tun::Queue,
 };
 
@@ -100,7 +102,9 @@ pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static)
     let mut forwarder = Forwarder::new(private, clock::now());
     forwarder.set_mtu(tun.mtu());
     let (interface, offloads) = (tun.name().to_owned(), tun.offloads());
+    let statistics = tun.statistics();
     let (queues, pairs) = (tun.into_queues(), sockets.into_pairs());
+    let mut losses = Some(Losses::new(&pairs, statistics, &interface)?);
     let count = queues.len().min(pairs.len());
     let shared = Arc::new(Shared::new(forwarder, Box::new(events), count)?);
     // What comes back through a queue is what answers that which was written to it: from the next lane's, so that a flow's
@@ -119,6 +123,7 @@ pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static)
             ingress: Ingress::new(offloads),
             exit: Exit::new(way_out, pair),
             commands: received.take(),
+            losses: losses.take(),
             interface: interface.clone(),
         };
         let thread = thread::Builder::new().name(format!("postern-lane-{number}")).spawn(move || {

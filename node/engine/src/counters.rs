@@ -28,13 +28,15 @@ pub enum DropReason {
     NotWireGuard,
     TooBig,
     SocketFull,
+    ReceiveFull,
+    TunFull,
     ReplyLimit,
     Congested,
 }
 
 impl DropReason {
     /// All of them, in the order of [`Counters`].
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::Fragment,
         Self::UnsupportedProtocol,
@@ -58,6 +60,8 @@ impl DropReason {
         Self::NotWireGuard,
         Self::TooBig,
         Self::SocketFull,
+        Self::ReceiveFull,
+        Self::TunFull,
         Self::ReplyLimit,
         Self::Congested,
     ];
@@ -88,6 +92,8 @@ impl DropReason {
             Self::NotWireGuard => "not_wireguard",
             Self::TooBig => "too_big",
             Self::SocketFull => "socket_full",
+            Self::ReceiveFull => "receive_full",
+            Self::TunFull => "tun_full",
             Self::ReplyLimit => "reply_limit",
             Self::Congested => "congested",
         }
@@ -107,7 +113,12 @@ pub struct Counters {
 impl Counters {
     /// Counts one drop.
     pub fn count(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.add(reason, 1);
+    }
+
+    /// Counts so many drops.
+    pub fn add(&mut self, reason: DropReason, count: u64) {
+        self.drops[reason as usize] += count;
     }
 
     /// How often that happened.

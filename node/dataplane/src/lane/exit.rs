@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 
 use arrayvec::ArrayVec;
+use postern_engine::DropReason;
 
 use crate::{
     tun::{Queue, vnet},
@@ -57,9 +58,10 @@ impl Exit {
         }
     }
 
-    /// How many packets and datagrams were lost since the last time because something was full.
-    pub(crate) fn take_full(&mut self) -> usize {
-        std::mem::take(&mut self.full) + self.batch.take_full()
+    /// How many packets and datagrams were lost since the last time because something was full, by what that was.
+    pub(crate) fn take_full(&mut self) -> [(DropReason, usize); 2] {
+        let packets = std::mem::take(&mut self.full);
+        [(DropReason::TunFull, packets), (DropReason::SocketFull, self.batch.take_full())]
     }
 
     /// Why TUN can't be written to any more, if so.

@@ -3,13 +3,14 @@
 //!
 //! - [`shared`]: what all lanes have in common
 //! - [`egress`], [`ingress`]: a batch on its way out, and in; [`exit`]: where the output goes
-//! - [`poll`]: what it waits for
+//! - [`poll`]: what it waits for; [`losses`]: what the kernel lost meanwhile
 //!
 //! The first lane takes the commands too. It looks for them before each batch: a revocation never waits behind a flood.
 
 pub(crate) mod egress;
 pub(crate) mod exit;
 pub(crate) mod ingress;
+pub(crate) mod losses;
 pub(crate) mod poll;
 pub(crate) mod shared;
 
@@ -27,6 +28,7 @@ use self::{
     egress::Egress,
     exit::Exit,
     ingress::Ingress,
+    losses::Losses,
     poll::{Poll, Ready},
     shared::{Core, Shared},
 };
@@ -62,6 +64,8 @@ pub(crate) struct Lane {
     pub(crate) poll: Poll,
     /// Of the first lane.
     pub(crate) commands: Option<Receiver<Command>>,
+    /// Of the first lane, for all of them.
+    pub(crate) losses: Option<Losses>,
     /// The device's name.
     pub(crate) interface: String,
 }
@@ -128,8 +132,8 @@ impl Lane {
     /// Tells what came of this turn, and sees to it that the next one comes in time.
     fn settle(&mut self, shared: &Shared) -> io::Result<()> {
         let mut core = shared.core();
-        for _ in 0..self.exit.take_full() {
-            core.forwarder.counters_mut().count(DropReason::SocketFull);
+        for (reason, count) in self.exit.take_full() {
+            core.forwarder.counters_mut().add(reason, count as u64);
         }
         if let Some(place) = self.exit.batch.take_gone() {
             core.sources.forget(place);
@@ -191,9 +195,13 @@ impl Lane {
                 self.exit.batch.flush();
             }
             Command::Status(answer) => {
+                let mut counters = core.forwarder.counters().clone();
+                if let Some(losses) = &mut self.losses {
+                    losses.add_to(&mut counters);
+                }
                 let _ = answer.try_send(LaneStatus {
                     peers: core.forwarder.peers(),
-                    counters: core.forwarder.counters().clone(),
+                    counters,
                     generation: core.forwarder.generation(),
                     in_use: core.forwarder.resources_in_use(),
                 });

@@ -16,6 +16,8 @@ use std::{
 use crate::Offloads;
 
 const DEVICE: &str = "/dev/net/tun";
+/// Of the namespace in which it is opened, whoever reads it.
+const STATISTICS: &str = "/proc/thread-self/net/dev";
 
 /// What the kernel may leave to do in the packets that it hands over (linux/if_tun.h).
 const TUN_F_CSUM: libc::c_ulong = 0x01;
@@ -35,6 +37,8 @@ pub struct Tun {
     name: String,
     mtu: u16,
     offloads: Offloads,
+    /// The kernel's counts for all interfaces of the namespace, as long as they can be read.
+    statistics: Option<File>,
 }
 
 /// One queue of the device: packets of one flow come through one queue.
@@ -55,7 +59,8 @@ impl Tun {
         let several = if lanes > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
         let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
         let (first, name) = Queue::open(name, flags)?;
-        let mut tun = Self { queues: vec![first], name, mtu, offloads };
+        let statistics = File::open(STATISTICS).ok();
+        let mut tun = Self { queues: vec![first], name, mtu, offloads, statistics };
         while tun.queues.len() < lanes {
             tun.queues.push(Queue::open(&tun.name, flags)?.0);
         }
@@ -77,6 +82,11 @@ impl Tun {
     /// The offloads that are in use.
     pub(crate) fn offloads(&self) -> Offloads {
         self.offloads
+    }
+
+    /// Where the kernel's counts of this device are, among others.
+    pub(crate) fn statistics(&self) -> Option<File> {
+        self.statistics.as_ref().and_then(|file| file.try_clone().ok())
     }
 
     /// One for each lane.
