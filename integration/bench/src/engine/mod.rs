@@ -292,7 +292,9 @@ impl Work {
                 continue;
             }
             let inner = place.start + HEADER..place.start + HEADER + plain.len;
-            let Some(parsed) = gateway.unwrap_packet(&mut buffer[inner.clone()], Ecn::NotCapable) else { continue };
+            let packet = &mut buffer[inner.clone()];
+            let parsed = gateway.unwrap_packet(&arrival.peer, packet, Ecn::NotCapable, sink, now);
+            let Some(parsed) = parsed else { continue };
             if let Some(before) = peer.replace(arrival.peer).filter(|before| *before != arrival.peer) {
                 pass(coalescer, buffer, gateway, before);
             }

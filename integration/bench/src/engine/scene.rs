@@ -45,6 +45,8 @@ impl ForwarderSink for Sink {
         self.datagram = datagram.to_vec();
     }
 
+    fn send_probe(&mut self, _to: SocketAddr, _datagram: &[u8]) {}
+
     fn send_packet(&mut self, _packet: &[u8]) {}
 
     fn miss(&mut self, _miss: Miss) {}

@@ -59,6 +59,10 @@ impl ForwarderSink for Out {
         self.datagrams.push_back((to, datagram.to_vec()));
     }
 
+    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.send_datagram(to, datagram);
+    }
+
     fn send_packet(&mut self, packet: &[u8]) {
         panic!("a packet of {} bytes is answered, and should have passed", packet.len());
     }
@@ -214,7 +218,9 @@ impl End {
             if forwarder.accept(&arrival, &opened, out, now) {
                 let start = place.start + HEADER;
                 let packet = &mut buffer[start..start + opened.plain.len];
-                let parsed = forwarder.unwrap_packet(packet, Ecn::NotCapable).expect("it is a packet");
+                // Or about the path, and dealt with.
+                let parsed = forwarder.unwrap_packet(&arrival.peer, packet, Ecn::NotCapable, out, now);
+                let Some(parsed) = parsed else { continue };
                 inner.push((start..start + parsed.len, parsed, arrival.peer));
             }
             arrivals.push(arrival);
