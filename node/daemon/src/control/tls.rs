@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 /// How long a silent coordinator counts as there.
 const IDLE: Duration = Duration::from_secs(10);
 /// How often something is sent: a coordinator that has restarted answers it with a reset, and the node connects anew.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// The device certificate and its key.
 pub(super) struct DeviceCredential {
