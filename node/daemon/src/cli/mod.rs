@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 refused or failed, 2 wrong input.
 
+mod metrics;
 mod render;
 mod spawn;
 
@@ -62,6 +63,8 @@ enum Words {
     Logout,
     /// Show how the node is.
     Status,
+    /// Print the node's counters in Prometheus' text format.
+    Metrics,
     /// List what can be reached.
     Resources,
     /// Reach a resource through the tunnel; says by which path and how long it takes.
@@ -133,6 +136,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
                 None => without_daemon(&state_dir),
             };
             print(json, &status, render::status);
+        }
+        Words::Metrics => {
+            let status: Status = client::ask(running(&state_dir).await?, &Request::Status).await?;
+            print(json, &status, metrics::text);
         }
         Words::Resources => {
             let rows: Vec<ResourceRow> = client::ask(running(&state_dir).await?, &Request::Resources).await?;
