@@ -77,6 +77,15 @@ impl Background {
         self.child.id()
     }
 
+    /// Bytes of memory that it has in use.
+    pub fn resident(&self) -> Result<u64> {
+        let file = format!("/proc/{}/status", self.pid());
+        let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no 'VmRSS'")?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kilobytes << 10)
+    }
+
     /// Leaves it running when dropped.
     pub fn keep(&mut self) {
         self.keep = true;
