@@ -295,6 +295,8 @@ fn is_full(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::sockopt::{ip_mtu_discover, ipv6_mtu_discover};
+
     use super::*;
 
     fn one() -> Sockets {
@@ -349,5 +351,24 @@ mod tests {
         let gone = Ipv4Addr::new(192, 0, 2, 1).into();
         assert_eq!(v4.send(shipment(to, gone, &[7; 200])), Sent::SourceGone);
         assert_eq!(v4.max_segments(), segments);
+    }
+    #[test]
+    fn a_datagram_that_is_to_stay_whole_changes_nothing_for_those_after_it() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = receiver.local_addr().unwrap();
+        let pair = &mut one().into_pairs()[0];
+        let segments = pair.v4.max_segments();
+        let gone = Ipv4Addr::new(192, 0, 2, 1).into();
+        for from in [to.ip(), gone] {
+            pair.v4.send_whole(Shipment { segment: 200, ..shipment(to, from, &[7; 200]) });
+            assert_eq!(ip_mtu_discover(&pair.v4.socket).unwrap(), Ipv4PathMtuDiscovery::DONT);
+            assert_eq!(pair.v4.max_segments(), segments);
+        }
+        assert_eq!(receiver.recv(&mut [0; 300]).unwrap(), 200);
+        if let Some(v6) = &mut pair.v6 {
+            let to = (Ipv6Addr::LOCALHOST, to.port()).into();
+            v6.send_whole(Shipment { from: None, segment: 200, ..shipment(to, to.ip(), &[7; 200]) });
+            assert_eq!(ipv6_mtu_discover(&v6.socket).unwrap(), Ipv6PathMtuDiscovery::DONT);
+        }
     }
 }

@@ -4,9 +4,9 @@
 //!   client 192.0.2.30 ═══ eth0 router eth1 ═══ gateway 198.51.100.20
 //! ```
 
-use std::{num::NonZeroUsize, ops::RangeInclusive, time::Instant};
+use std::{num::NonZeroUsize, ops::RangeInclusive};
 
-use postern_dataplane::Offloads;
+use postern_dataplane::{Offloads, clock};
 
 use super::{PATIENCE, Pair, netns::Netns, resource};
 
@@ -80,13 +80,13 @@ impl Routed {
 
     /// Sends a little both ways until both ends know the path to be that wide.
     pub(crate) fn wait_for_mtu(&self, expected: &RangeInclusive<u16>) {
-        let began = Instant::now();
+        let began = clock::now();
         loop {
             let known = [self.pair.client.mtu(), self.pair.gateway.mtu()];
             if known.iter().all(|mtu| expected.contains(mtu)) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "the path is taken to carry {known:?}, not {expected:?}");
+            assert!(clock::now().since(began) < PATIENCE, "the path is taken to carry {known:?}, not {expected:?}");
             self.pair.client.ping_once(resource().v4.into());
         }
     }

@@ -31,13 +31,13 @@ const SHORT: u16 = 64;
 /// How long an answer is waited for when nothing is known of the round trip, and at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// However short the round trip: whoever is to answer may be busy.
-const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// How often the size in use is confirmed, while data is sent.
 pub(super) const CONFIRM: Duration = Duration::from_secs(15);
 /// Data without any sign of life for so long may be lost for its length: the size is confirmed before its time,
 const SILENCE: Duration = Duration::from_secs(1);
 /// but not more often than this.
-pub(super) const SUSPICION: Duration = Duration::from_secs(5);
+pub(super) const SUSPICION: Duration = Duration::from_secs(2);
 /// How often larger sizes are tried again, and peers that answer no probes.
 pub(super) const RAISE: Duration = Duration::from_secs(600);
 /// When a peer that answered no probe is tried again for the first time; then after twice as long.
@@ -189,6 +189,14 @@ impl PathMtu {
         let rested = self.tried.map_or(now, |tried| tried + SUSPICION);
         self.search_at = Some(rested.max(now));
         (self.attempt, self.confirm_at, self.round_trip, self.pause) = (None, None, None, RETRY);
+    }
+
+    /// The peer tries this size. When it is less than what is in use here, the path may be narrower than is known, this way too.
+    pub(super) fn note_asked(&mut self, size: u16, now: Moment) {
+        if let Some(at) = self.confirm_at.filter(|_| size > SHORT && size < self.mtu) {
+            let rested = self.tried.map_or(now, |tried| tried + SUSPICION);
+            self.confirm_at = Some(at.min(rested.max(now)));
+        }
     }
 
     /// Whether a probe of the peer's may be answered; few are, in each second.

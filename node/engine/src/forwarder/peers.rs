@@ -8,6 +8,8 @@
 //! Neither is authentic, so all that follows is a handshake of this node's own to where it came from, if the peer may be
 //! there: the peer would find out by itself, but only after many seconds.
 
+mod path;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -22,13 +24,7 @@ use postern_wireguard::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{
-    ForwarderSink, PeerStatus,
-    calls::Calls,
-    inbound::Arrival,
-    path_mtu::{Message, PathMtu},
-    queue::Queue,
-};
+use super::{ForwarderSink, PeerStatus, calls::Calls, inbound::Arrival, path_mtu::PathMtu, queue::Queue};
 use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
@@ -166,38 +162,6 @@ impl Peers {
     /// The overlay addresses that `key` may send from as a client.
     pub(super) fn client_addr(&self, key: &PublicKey) -> Option<OverlayAddr> {
         self.by_key.get(key).and_then(|state| state.client_addr)
-    }
-
-    /// The longest inner packet that is to be sent to a peer.
-    pub(super) fn mtu(&self, key: &PublicKey) -> u16 {
-        self.by_key.get(key).map_or(self.mtu, |state| state.path.mtu())
-    }
-
-    /// A message about the path came from a peer: answers it, or learns from it.
-    pub(super) fn handle_path_message(
-        &mut self,
-        key: &PublicKey,
-        message: Message,
-        sink: &mut impl ForwarderSink,
-        counters: &mut Counters,
-        now: Moment,
-    ) {
-        let Some(state) = self.by_key.get_mut(key) else { return };
-        if message.is_reply {
-            state.path.handle_reply(message, now);
-            state.tunnel.set_mtu(state.path.mtu());
-        } else if state.path.may_answer(now) {
-            let mut reply = [0; MIN_BUFFER];
-            let len = Message { is_reply: true, ..message }.encode(&mut reply);
-            if let (Some(len), Some(to)) = (len, state.endpoint)
-                && let Sealed::Datagram(datagram) = state.tunnel.seal(&reply[..len], &mut self.out, now)
-            {
-                sink.send_datagram(to, datagram);
-            }
-        } else {
-            counters.count(DropReason::ReplyLimit);
-        }
-        note_due(&mut self.due, state);
     }
 
     /// Sends an inner packet to a peer, now or as soon as there is a session.
@@ -471,21 +435,6 @@ impl PeerState {
         }
         self.path.note_heard();
         (self.endpoint, self.heard, self.calls) = (Some(from), Some(now), 0);
-    }
-
-    /// Sends the probes that are due.
-    fn probe(&mut self, out: &mut Vec<u8>, sink: &mut impl ForwarderSink, now: Moment) {
-        while let Some(probe) = self.path.poll(now) {
-            let mut inner = vec![0; usize::from(probe.size)];
-            let Some(len) = probe.encode(&mut inner) else { continue };
-            reserve(out, len + OVERHEAD);
-            // Exactly as long as a packet of this length is when it is the longest.
-            self.tunnel.set_mtu(probe.size);
-            if let (Some(to), Sealed::Datagram(datagram)) = (self.endpoint, self.tunnel.seal(&inner[..len], out, now)) {
-                sink.send_probe(to, datagram);
-            }
-        }
-        self.tunnel.set_mtu(self.path.mtu());
     }
 
     /// Seals and sends; `false` without a session.

@@ -145,6 +145,25 @@ fn silence_is_a_reason_to_confirm_at_once() {
 }
 
 #[test]
+fn what_the_peer_tries_is_a_hint_but_no_more() {
+    let mut path = Path::new(1500);
+    path.pass(SUSPICION + Duration::from_secs(1), true);
+    let (before, asked) = (path.path.mtu(), path.probes.len());
+    for size in [MOST, SHORT] {
+        path.path.note_asked(size, path.now);
+        path.pass(Duration::from_secs(1), true);
+        assert_eq!(path.probes.len(), asked, "that says nothing");
+    }
+    for _ in 0..50 {
+        path.path.note_asked(1300, path.now);
+        path.pass(Duration::from_millis(100), true);
+    }
+    assert!(path.probes.len() > asked, "asked before its time");
+    assert!(path.probes.len() <= asked + 3, "and not for each");
+    assert_eq!(path.path.mtu(), before, "but only one's own probes count");
+}
+
+#[test]
 fn a_search_that_ends_where_it_began_waits_as_long_again() {
     let mut path = Path::new(1345);
     path.search();
