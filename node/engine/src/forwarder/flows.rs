@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     activity::{Account, Activity},
-    index::{Index, Slots},
+    index::{Index, Keyed, Slots},
     tcp::{self, Connection, End},
 };
 use crate::{CarriedGrant, DropReason, HeldGrant};
@@ -142,10 +142,34 @@ pub(super) struct GatewayFlow {
     pub(super) inside: Tuple,
     /// As the target sees it.
     pub(super) outside: Tuple,
+    /// The client's key; the same in all grants under which the flow goes on.
+    pub(super) peer: PublicKey,
     pub(super) grant: Arc<CarriedGrant>,
     pub(super) state: State,
     pub(super) account: Account,
     pub(super) seen: Moment,
+}
+
+/// Flows are found by what clients see, and on gateways also by what targets see.
+const INSIDE: u8 = 0;
+const OUTSIDE: u8 = 1;
+
+impl Keyed<INSIDE> for ClientFlow {
+    fn key(&self) -> &Tuple {
+        &self.tuple
+    }
+}
+
+impl Keyed<INSIDE> for GatewayFlow {
+    fn key(&self) -> &Tuple {
+        &self.inside
+    }
+}
+
+impl Keyed<OUTSIDE> for GatewayFlow {
+    fn key(&self) -> &Tuple {
+        &self.outside
+    }
 }
 
 impl ClientFlow {
@@ -173,16 +197,16 @@ fn may_begin(segment: Option<&TcpSegment>) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct ClientFlows {
     flows: Slots<ClientFlow>,
-    index: Index,
+    index: Index<INSIDE>,
 }
 
 impl ClientFlows {
     pub(super) fn get_mut(&mut self, tuple: &Tuple) -> Option<&mut ClientFlow> {
-        self.flows.get_mut(self.index.find(tuple)?)
+        self.flows.get_mut(self.index.find(tuple, &self.flows)?)
     }
 
     pub(super) fn contains(&self, tuple: &Tuple) -> bool {
-        self.index.contains(tuple)
+        self.index.contains(tuple, &self.flows)
     }
 
     /// Begins a flow, of which there is none.
@@ -200,9 +224,10 @@ impl ClientFlows {
             return Err(DropReason::FlowTableFull);
         }
         let state = State::new(tuple.protocol).ok_or(DropReason::UnsupportedProtocol)?;
-        let (slot, flow) = self.flows.insert(ClientFlow { tuple, grant: Arc::clone(grant), state, seen: now });
-        self.index.insert(tuple, slot);
-        Ok(flow)
+        let flow = ClientFlow { tuple, grant: Arc::clone(grant), state, seen: now };
+        let slot = self.flows.insert(flow).ok_or(DropReason::FlowTableFull)?;
+        self.index.insert(slot, &self.flows);
+        self.flows.get_mut(slot).ok_or(DropReason::FlowTableFull)
     }
 
     /// Drops each flow for which `grant` finds no grant, and gives it to `ended`; the others go on under what it found.
@@ -219,8 +244,8 @@ impl ClientFlows {
             None => false,
         };
         let Self { flows, index } = self;
-        flows.retain(keep, |flow| {
-            index.remove(&flow.tuple);
+        flows.retain(keep, |slot, flow| {
+            index.remove(&flow.tuple, slot);
             ended(&flow);
         });
     }
@@ -228,7 +253,8 @@ impl ClientFlows {
     /// Forgets flows that have been silent for too long.
     pub(super) fn expire(&mut self, now: Moment) {
         let Self { flows, index } = self;
-        flows.retain(|flow| now.since(flow.seen) < flow.state.idle_timeout(), |flow| index.remove(&flow.tuple));
+        let is_alive = |flow: &mut ClientFlow| now.since(flow.seen) < flow.state.idle_timeout();
+        flows.retain(is_alive, |slot, flow| index.remove(&flow.tuple, slot));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -250,8 +276,8 @@ impl ClientFlows {
 #[derive(Debug, Default)]
 pub(super) struct GatewayFlows {
     flows: Slots<GatewayFlow>,
-    inside: Index,
-    outside: Index,
+    inside: Index<INSIDE>,
+    outside: Index<OUTSIDE>,
     per_client: FxHashMap<PublicKey, usize>,
     next_port: u16,
 }
@@ -259,16 +285,16 @@ pub(super) struct GatewayFlows {
 impl GatewayFlows {
     /// The flow that a client's packet belongs to.
     pub(super) fn by_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
-        self.flows.get_mut(self.inside.find(inside)?)
+        self.flows.get_mut(self.inside.find(inside, &self.flows)?)
     }
 
     /// The flow that a target's packet belongs to.
     pub(super) fn by_outside(&mut self, outside: &Tuple) -> Option<&mut GatewayFlow> {
-        self.flows.get_mut(self.outside.find(outside)?)
+        self.flows.get_mut(self.outside.find(outside, &self.flows)?)
     }
 
     pub(super) fn contains_inside(&self, inside: &Tuple) -> bool {
-        self.inside.contains(inside)
+        self.inside.contains(inside, &self.flows)
     }
 
     /// Begins a flow, of which there is none, to the grant's best target.
@@ -291,12 +317,13 @@ impl GatewayFlows {
         let state = State::new(inside.protocol).ok_or(DropReason::UnsupportedProtocol)?;
         let outside = self.free_outside(&inside, grant, target).ok_or(DropReason::FlowTableFull)?;
         let account = activity.open(&inside, grant, now);
-        let flow = GatewayFlow { inside, outside, grant: Arc::clone(grant), state, account, seen: now };
-        let (slot, flow) = self.flows.insert(flow);
-        self.inside.insert(inside, slot);
-        self.outside.insert(outside, slot);
-        *self.per_client.entry(grant.peer).or_default() += 1;
-        Ok(flow)
+        let (peer, grant) = (grant.peer, Arc::clone(grant));
+        let flow = GatewayFlow { inside, outside, peer, grant, state, account, seen: now };
+        let slot = self.flows.insert(flow).ok_or(DropReason::FlowTableFull)?;
+        self.inside.insert(slot, &self.flows);
+        self.outside.insert(slot, &self.flows);
+        *self.per_client.entry(peer).or_default() += 1;
+        self.flows.get_mut(slot).ok_or(DropReason::FlowTableFull)
     }
 
     /// How the target is to see the flow: from the client's address of the target's family, and from the client's own
@@ -309,7 +336,7 @@ impl GatewayFlows {
         };
         let mut outside = Tuple { client, service: target, ..*inside };
         for _ in 0..PORT_TRIES {
-            if !self.outside.contains(&outside) {
+            if !self.outside.contains(&outside, &self.flows) {
                 return Some(outside);
             }
             outside.client_port = FIRST_DYNAMIC_PORT | self.next_port;
@@ -341,14 +368,13 @@ impl GatewayFlows {
 
     fn retain(&mut self, keep: impl FnMut(&mut GatewayFlow) -> bool, mut ended: impl FnMut(&GatewayFlow)) {
         let Self { flows, inside, outside, per_client, .. } = self;
-        flows.retain(keep, |flow| {
-            inside.remove(&flow.inside);
-            outside.remove(&flow.outside);
-            // Of all grants of a flow, the peer is the same.
-            if let Some(count) = per_client.get_mut(&flow.grant.peer) {
+        flows.retain(keep, |slot, flow| {
+            inside.remove(&flow.inside, slot);
+            outside.remove(&flow.outside, slot);
+            if let Some(count) = per_client.get_mut(&flow.peer) {
                 *count -= 1;
                 if *count == 0 {
-                    per_client.remove(&flow.grant.peer);
+                    per_client.remove(&flow.peer);
                 }
             }
             ended(&flow);
@@ -361,6 +387,6 @@ impl GatewayFlows {
 
     /// The client of each flow.
     pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
-        self.flows.iter().map(|flow| flow.grant.peer)
+        self.flows.iter().map(|flow| flow.peer)
     }
 }

@@ -46,7 +46,7 @@ impl Forwarder {
         };
         let segment = parsed.tcp(packet.bytes());
         let flow = if self.gateway.by_inside(&inside).is_some() {
-            let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer);
+            let flow = self.gateway.by_inside(&inside).filter(|flow| flow.peer == *peer);
             flow.ok_or(Refusal::Silent(DropReason::ForeignSource))?
         } else {
             let grant = table
@@ -82,7 +82,7 @@ impl Forwarder {
         if (inside.client, inside.service) != (parsed.src, parsed.dst) {
             return Err(no_flow);
         }
-        let flow = self.gateway.by_inside(&inside).filter(|flow| flow.grant.peer == *peer).ok_or(no_flow)?;
+        let flow = self.gateway.by_inside(&inside).filter(|flow| flow.peer == *peer).ok_or(no_flow)?;
         let outer = (flow.outside.client, flow.outside.service);
         let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.outside.to_opener(), &mut self.scratch)
             .map_err(untranslated)?;
@@ -109,13 +109,13 @@ impl Forwarder {
         let flow = outside.and_then(|outside| self.gateway.by_outside(&outside));
         let flow = flow.ok_or(Refusal::Answered(DropReason::NoFlow))?;
         let outside = |mtu| mtu_outside(mtu, parsed.is_v6(), flow.inside.client.is_ipv6());
-        let mtu = outside(self.peers.mtu(&flow.grant.peer));
+        let mtu = outside(self.peers.mtu(&flow.peer));
         Self::fit(packet.bytes(), parsed, offload, mtu, outside(self.mtu))?;
         self.activity.note(flow, End::Resource, parsed.tcp(packet.bytes()).as_ref(), now);
         clamp_mss(packet.bytes_mut(), parsed, mtu);
         let rewritten = rewrite(packet, parsed, &flow.inside.to_opener()).map_err(untranslated)?;
         flow.account.down += Extent::of(packet.bytes(), &rewritten, offload).bytes;
-        Ok(Some(Onward { peer: flow.grant.peer, parsed: rewritten }))
+        Ok(Some(Onward { peer: flow.peer, parsed: rewritten }))
     }
 
     /// An ICMP error about a client's packet. Whoever sent it, to the client it comes from the resource: nothing else
@@ -138,7 +138,7 @@ impl Forwarder {
         let rewritten = rewrite_error(packet, parsed, &quoted, outer, &flow.inside.to_service(), &mut self.scratch)
             .map_err(untranslated)?;
         flow.account.down += rewritten.len() as u64;
-        self.peers.send(&flow.grant.peer, rewritten, sink, &mut self.counters, now);
+        self.peers.send(&flow.peer, rewritten, sink, &mut self.counters, now);
         Ok(())
     }
 }

@@ -53,7 +53,7 @@ impl Forwarder {
                 }
                 for reset in connection.resets_to(End::Opener) {
                     answer::reset(&flow.inside.to_opener(), reset.seq, Some(reset.ack), scratch);
-                    peers.send_now(&flow.grant.peer, scratch, sink, now);
+                    peers.send_now(&flow.peer, scratch, sink, now);
                 }
             },
         );
@@ -83,7 +83,7 @@ fn still_held(table: &ForwardingTable, flow: &ClientFlow, now: Moment) -> Option
 /// The grant under which a client's flow may go on.
 fn still_carried(table: &ForwardingTable, flow: &GatewayFlow, now: Moment) -> Option<Arc<CarriedGrant>> {
     let Tuple { protocol, client, service, service_port, .. } = flow.inside;
-    let grant = table.inbound(&flow.grant.peer, (client, service), protocol, service_port, now).ok()?;
+    let grant = table.inbound(&flow.peer, (client, service), protocol, service_port, now).ok()?;
     // Under the same grant, a target that is no longer listed only means that its name resolves anew.
     let same_target = grant.grant == flow.grant.grant || grant.targets.contains(&flow.outside.service);
     let same_way = grant.client_addr == flow.grant.client_addr && table.peers.contains_key(&grant.peer);
