@@ -129,12 +129,12 @@ impl World {
                 end.send(is_opening, sending.kind == Kind::TcpClose, sending.len)
             }
         };
-        let mut packet = packets::build(flow.own, flow.service, header, &packets::payload(id, sending.len));
+        let packet = packets::build(flow.own, flow.service, header, &packets::payload(id, sending.len));
         if let Some(rogue) = &mut self.nodes[client].rogue {
             rogue.poses_as = poses_as.unwrap_or(client);
             self.twist_again(client);
         }
-        self.lane(client, None, |forwarder, out, now| forwarder.handle_packet(&mut packet, out, now));
+        self.lane(client, None, |forwarder, out, now| forwarder.handle_packet(&packet, out, now));
         id
     }
 
@@ -161,7 +161,7 @@ impl World {
             Protocol::IcmpEcho => Header::Echo { is_reply: true },
             _ => Header::Udp,
         };
-        self.pass_to_gateway(gateway, packets::build(target, opener, header, &packets::payload(id, len)));
+        self.pass_to_gateway(gateway, &packets::build(target, opener, header, &packets::payload(id, len)));
         Some(id)
     }
 
@@ -177,7 +177,7 @@ impl World {
         if let Ok(parsed) = postern_packet::parse(packet)
             && answer::prohibited(packet, &parsed, &mut error)
         {
-            self.pass_to_gateway(*gateway, error);
+            self.pass_to_gateway(*gateway, &error);
         }
     }
 
@@ -190,11 +190,11 @@ impl World {
             Protocol::IcmpEcho => Header::Echo { is_reply: id.is_multiple_of(2) },
             _ => Header::Udp,
         };
-        self.pass_to_gateway(gateway, packets::build(src, dst, header, &packets::payload(id, len)));
+        self.pass_to_gateway(gateway, &packets::build(src, dst, header, &packets::payload(id, len)));
     }
 
-    fn pass_to_gateway(&mut self, gateway: At, mut packet: Vec<u8>) {
-        self.lane(gateway, None, |forwarder, out, now| forwarder.handle_packet(&mut packet, out, now));
+    fn pass_to_gateway(&mut self, gateway: At, packet: &[u8]) {
+        self.lane(gateway, None, |forwarder, out, now| forwarder.handle_packet(packet, out, now));
     }
 
     /// A packet leaves a gateway for a host behind it.

@@ -92,8 +92,8 @@ impl World {
                 self.tell(at, LaneEvent::Applied(generation, cut));
             }
             LaneCommand::Replay(packets) => {
-                for mut packet in packets {
-                    self.lane(at, None, |forwarder, out, now| forwarder.handle_packet(&mut packet, out, now));
+                for packet in packets {
+                    self.lane(at, None, |forwarder, out, now| forwarder.handle_packet(&packet, out, now));
                 }
             }
             LaneCommand::Refuse(packets, reason) => {

@@ -70,6 +70,7 @@ mod tests {
             sent_bytes: 5,
             received_bytes: 6,
             flows: 1,
+            mtu: 1420,
         };
         let drops = [("socket_full".to_owned(), 3)].into();
         let status = Status { connected: true, out_packets: 12, drops, peers: vec![peer], ..Status::default() };

@@ -223,9 +223,9 @@ impl World {
     }
 
     /// A packet from a node's TUN device, and all that follows from it.
-    pub(super) fn send(&mut self, at: At, mut packet: Vec<u8>) {
+    pub(super) fn send(&mut self, at: At, packet: impl AsRef<[u8]>) {
         let Node { forwarder, out, .. } = &mut self.nodes[at];
-        forwarder.handle_packet(&mut packet, out, self.now);
+        forwarder.handle_packet(packet.as_ref(), out, self.now);
         self.deliver();
     }
 
