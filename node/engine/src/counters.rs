@@ -30,13 +30,15 @@ pub enum DropReason {
     SocketFull,
     ReceiveFull,
     TunFull,
+    TunRefused,
+    Unreachable,
     ReplyLimit,
     Congested,
 }
 
 impl DropReason {
     /// All of them, in the order of [`Counters`].
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Malformed,
         Self::Fragment,
         Self::UnsupportedProtocol,
@@ -62,6 +64,8 @@ impl DropReason {
         Self::SocketFull,
         Self::ReceiveFull,
         Self::TunFull,
+        Self::TunRefused,
+        Self::Unreachable,
         Self::ReplyLimit,
         Self::Congested,
     ];
@@ -94,6 +98,8 @@ impl DropReason {
             Self::SocketFull => "socket_full",
             Self::ReceiveFull => "receive_full",
             Self::TunFull => "tun_full",
+            Self::TunRefused => "tun_refused",
+            Self::Unreachable => "unreachable",
             Self::ReplyLimit => "reply_limit",
             Self::Congested => "congested",
         }

@@ -7,7 +7,7 @@ use postern_engine::DropReason;
 
 use crate::{
     tun::{Queue, vnet},
-    udp::{Pair, batch::Batch},
+    udp::{Pair, Unsent, batch::Batch},
 };
 
 /// A head, its header, and what the coalescer joins to it at most.
@@ -18,23 +18,24 @@ pub(crate) struct Exit {
     /// What is written here comes back, if it is answered, through this queue.
     queue: Queue,
     pub(crate) batch: Batch,
-    /// Packets lost because TUN was full; to be counted.
+    /// Packets lost because TUN was full, or did not take them; to be counted.
     full: usize,
+    refused: usize,
     /// Why TUN can't be written to any more.
     failed: Option<io::Error>,
 }
 
 impl Exit {
     pub(crate) fn new(queue: Queue, sockets: Pair) -> Self {
-        Self { queue, batch: Batch::new(sockets), full: 0, failed: None }
+        Self { queue, batch: Batch::new(sockets), full: 0, refused: 0, failed: None }
     }
 
     /// Writes a packet that needs nothing done to it.
     pub(crate) fn write_plain(&mut self, packet: &[u8]) {
-        self.write(&[IoSlice::new(&[0; vnet::LEN]), IoSlice::new(packet)]);
+        self.write(&[IoSlice::new(&[0; vnet::LEN]), IoSlice::new(packet)], 1);
     }
 
-    /// Writes a packet, perhaps a super-packet: its head, what the kernel is to be told of it, and what else belongs to it.
+    /// Writes a packet, perhaps a super-packet: its head, what the kernel is to be told of it, and the payloads that follow.
     pub(crate) fn write_joined<'a>(
         &mut self,
         head: &'a [u8],
@@ -45,23 +46,33 @@ impl Exit {
         pieces.push(IoSlice::new(header));
         pieces.push(IoSlice::new(head));
         pieces.extend(rest.map(IoSlice::new).take(PIECES - 2));
-        self.write(&pieces);
+        let packets = pieces.len() - 1;
+        self.write(&pieces, packets);
     }
 
-    fn write(&mut self, pieces: &[IoSlice<'_>]) {
+    /// Writes what lies in pieces and stands for so many packets.
+    fn write(&mut self, pieces: &[IoSlice<'_>], packets: usize) {
         let Err(error) = self.queue.write(pieces) else { return };
         match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => self.full += 1,
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => self.full += packets,
             Some(libc::EBADFD | libc::EBADF | libc::ENODEV) => self.failed = Some(error),
             // The device is down (EIO), or the kernel does not like the packet (EINVAL).
-            _ => tracing::trace!(%error, "not written to TUN"),
+            _ => {
+                tracing::trace!(%error, "not written to TUN");
+                self.refused += packets;
+            }
         }
     }
 
-    /// How many packets and datagrams were lost since the last time because something was full, by what that was.
-    pub(crate) fn take_full(&mut self) -> [(DropReason, usize); 2] {
-        let packets = std::mem::take(&mut self.full);
-        [(DropReason::TunFull, packets), (DropReason::SocketFull, self.batch.take_full())]
+    /// How many packets and datagrams were lost since the last time, by why.
+    pub(crate) fn take_lost(&mut self) -> [(DropReason, usize); 4] {
+        let Unsent { full, unreachable } = self.batch.take_unsent();
+        [
+            (DropReason::TunFull, std::mem::take(&mut self.full)),
+            (DropReason::TunRefused, std::mem::take(&mut self.refused)),
+            (DropReason::SocketFull, full),
+            (DropReason::Unreachable, unreachable),
+        ]
     }
 
     /// Why TUN can't be written to any more, if so.

@@ -132,7 +132,7 @@ impl Lane {
     /// Tells what came of this turn, and sees to it that the next one comes in time.
     fn settle(&mut self, shared: &Shared) -> io::Result<()> {
         let mut core = shared.core();
-        for (reason, count) in self.exit.take_full() {
+        for (reason, count) in self.exit.take_lost() {
             core.forwarder.counters_mut().add(reason, count as u64);
         }
         if let Some(place) = self.exit.batch.take_gone() {

@@ -7,7 +7,7 @@ use postern_packet::{Ecn, Split};
 use postern_wireguard::{HEADER, OVERHEAD, Sealer};
 
 use super::{
-    Pair, Sent,
+    Pair, Sent, Unsent,
     sockets::{Shipment, Socket},
 };
 
@@ -36,10 +36,8 @@ pub(crate) struct Batch {
     len: usize,
     segment: usize,
     count: usize,
-    /// Whether it ends with a shorter one.
-    is_ended: bool,
-    /// Lost because a socket was full; to be counted.
-    full: usize,
+    /// Lost meanwhile; to be counted.
+    unsent: Unsent,
     /// A place that can't be written to from the address that it wrote to.
     gone: Option<SocketAddr>,
 }
@@ -53,8 +51,7 @@ impl Batch {
             len: 0,
             segment: 0,
             count: 0,
-            is_ended: false,
-            full: 0,
+            unsent: Unsent::default(),
             gone: None,
         }
     }
@@ -94,10 +91,10 @@ impl Batch {
         }
         self.len += len;
         self.count += 1;
-        self.is_ended = len < self.segment;
+        let is_ended = len < self.segment;
         let most = self.sockets.of(&destination.to).map_or(1, |socket| Socket::max_segments(socket));
         // Full, so that nothing needs to be moved.
-        if self.is_ended || self.count >= most || self.len + self.segment > BATCH_BYTES {
+        if is_ended || self.count >= most || self.len + self.segment > BATCH_BYTES {
             self.flush();
         }
     }
@@ -116,11 +113,12 @@ impl Batch {
                 self.gone = Some(to);
                 sent = socket.send(Shipment { from: None, ..shipment });
             }
-            if let Sent::Full(lost) = sent {
-                self.full += lost;
+            if let Sent::Done(unsent) = sent {
+                self.unsent.full += unsent.full;
+                self.unsent.unreachable += unsent.unreachable;
             }
         }
-        (self.len, self.count, self.is_ended) = (0, 0, false);
+        (self.len, self.count) = (0, 0);
     }
 
     /// Sends a datagram by itself, and now, that nobody may fragment. Nobody is told when it does not fit.
@@ -131,9 +129,9 @@ impl Batch {
         }
     }
 
-    /// How many datagrams were lost to full sockets since the last time.
-    pub(crate) fn take_full(&mut self) -> usize {
-        std::mem::take(&mut self.full)
+    /// The datagrams that were not sent since the last time.
+    pub(crate) fn take_unsent(&mut self) -> Unsent {
+        std::mem::take(&mut self.unsent)
     }
 
     /// A place that can no longer be written to from the address that it wrote to.
@@ -177,7 +175,7 @@ mod tests {
             assert_eq!(receiver.recv(&mut buffer).unwrap(), 2);
             assert_eq!(buffer[..2], [at, 77]);
         }
-        assert_eq!(batch.take_full(), 0);
+        assert_eq!(batch.take_unsent(), Unsent::default());
     }
 
     #[test]

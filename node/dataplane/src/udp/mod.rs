@@ -5,4 +5,4 @@ pub(crate) mod inbox;
 mod sockets;
 
 pub use sockets::Sockets;
-pub(crate) use sockets::{Pair, Sent};
+pub(crate) use sockets::{Pair, Sent, Unsent};

@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroUsize,
     os::fd::AsRawFd as _,
+    sync::Once,
 };
 
 use postern_packet::Ecn;
@@ -29,6 +30,8 @@ use crate::Offloads;
 
 /// What the kernel may keep in each direction: 50 ms at 1 Gbit/s, so that a burst survives the lane being busy.
 const BUFFER: usize = 7 << 20;
+/// A datagram of this length fits any path: what IPv6 carries at least (RFC 8200 section 5), less headers.
+const SURELY_FITS: usize = 1280 - 48;
 /// How often a free pair of ports is looked for.
 const PORT_TRIES: usize = 32;
 
@@ -128,12 +131,29 @@ fn explain(error: &io::Error, port: u16) -> io::Error {
 /// What became of datagrams that were to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// They are on their way, or can't be on any: a candidate that can't be reached is no error.
-    Done,
-    /// The socket was full; so many are lost.
-    Full(usize),
+    /// They are on their way, but for these.
+    Done(Unsent),
     /// Not from this source address: it may no longer be this machine's. Nothing was sent.
     SourceGone,
+}
+
+/// Datagrams that were not sent, by why not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unsent {
+    /// The socket was full.
+    pub(crate) full: usize,
+    /// There is no way to where they were to go.
+    pub(crate) unreachable: usize,
+}
+
+impl Unsent {
+    fn note(&mut self, error: &io::Error, count: usize) {
+        if is_full(error) {
+            self.full += count;
+        } else {
+            self.unreachable += count;
+        }
+    }
 }
 
 /// Datagrams for one place.
@@ -154,8 +174,6 @@ pub(crate) struct Socket {
     pub(crate) socket: UdpSocket,
     pub(crate) state: UdpSocketState,
     offloads: Offloads,
-    /// Whether it was said that the kernel does not cut.
-    is_told: bool,
 }
 
 impl Socket {
@@ -172,11 +190,8 @@ impl Socket {
         set_socket_send_buffer_size_force(&socket, BUFFER).or_else(|_| set_socket_send_buffer_size(&socket, BUFFER))?;
         bind(&socket, &addr)?;
         let socket = UdpSocket::from(socket);
-        let state = prepare(&socket)?;
-        if !kind.offloads.receive {
-            set_gro(&socket, false)?;
-        }
-        Ok(Self { socket, state, offloads: kind.offloads, is_told: false })
+        let state = prepare(&socket, kind.offloads)?;
+        Ok(Self { socket, state, offloads: kind.offloads })
     }
 
     /// How many datagrams the kernel cuts one shipment into, at most.
@@ -186,40 +201,58 @@ impl Socket {
 
     /// Sends datagrams to one place.
     pub(crate) fn send(&mut self, shipment: Shipment<'_>) -> Sent {
-        let Shipment { to, from, bytes, segment, .. } = shipment;
-        let count = bytes.len().div_ceil(segment.max(1));
-        let Err(error) = self.try_send(shipment) else { return Sent::Done };
-        if is_full(&error) {
-            return Sent::Full(count);
+        let count = shipment.bytes.len().div_ceil(shipment.segment.max(1));
+        match self.try_send(shipment) {
+            Ok(()) => Sent::Done(Unsent::default()),
+            Err(error) if is_full(&error) => Sent::Done(Unsent { full: count, ..Unsent::default() }),
+            Err(error) => {
+                if count > 1 {
+                    self.note_refusal(&error, shipment.segment);
+                }
+                self.send_singly(shipment)
+            }
         }
-        if from.is_some() {
-            self.forget_refusal(&error);
-            return Sent::SourceGone;
+    }
+
+    /// Sends datagrams that did not go as one: a device on the way can't cut them, or the path is narrower than one of them,
+    /// and the kernel may still fragment.
+    fn send_singly(&mut self, shipment: Shipment<'_>) -> Sent {
+        let mut unsent = Unsent::default();
+        for (nth, bytes) in shipment.bytes.chunks(shipment.segment.max(1)).enumerate() {
+            let Err(error) = self.try_send(Shipment { bytes, segment: bytes.len(), ..shipment }) else { continue };
+            self.restore(&error);
+            if nth == 0 && shipment.from.is_some() && !is_full(&error) {
+                return Sent::SourceGone;
+            }
+            tracing::trace!(to = %shipment.to, %error, "not sent");
+            unsent.note(&error, 1);
         }
-        if count == 1 {
-            tracing::trace!(%to, %error, "not sent");
-            return Sent::Done;
+        Sent::Done(unsent)
+    }
+
+    /// Several datagrams did not go as one. EIO says that they never will; "invalid argument" says so too, but of those that
+    /// are longer than the path: they are short enough for any path if they are as short as IPv6's least.
+    fn note_refusal(&mut self, error: &io::Error, segment: usize) {
+        let is_for_good = match error.raw_os_error() {
+            Some(libc::EIO) => true,
+            Some(libc::EINVAL) => segment <= SURELY_FITS,
+            _ => false,
+        };
+        if is_for_good {
+            self.offloads.send = false;
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::info!(%error, "the kernel does not cut batches of datagrams here: they are sent one by one");
+            });
         }
-        // A device on the way can't segment, or the path is narrower than one segment: the kernel may still fragment.
-        if self.state.max_gso_segments() == 1 && !self.is_told {
-            self.is_told = true;
-            tracing::info!(%error, "the kernel does not cut batches of datagrams here: they are sent one by one");
-        }
-        let lost = bytes.chunks(segment).filter(|bytes| {
-            let one = Shipment { bytes, segment: bytes.len(), ..shipment };
-            self.try_send(one).is_err_and(|error| is_full(&error))
-        });
-        match lost.count() {
-            0 => Sent::Done,
-            lost => Sent::Full(lost),
-        }
+        self.restore(error);
     }
 
     /// Sends one datagram that may not be fragmented, not here and not on its way. Whatever becomes of it: its answer tells.
     pub(crate) fn send_whole(&mut self, shipment: Shipment<'_>) {
         let sent = set_fragments(&self.socket, Fragments::Never).and_then(|()| self.try_send(shipment));
         if let Err(error) = sent {
-            self.forget_refusal(&error);
+            self.restore(&error);
             tracing::trace!(to = %shipment.to, %error, "a probe was not sent");
         }
         // What was just allowed to be set can be set again.
@@ -228,11 +261,11 @@ impl Socket {
         }
     }
 
-    /// That a source address is gone, kernels say as "invalid argument" or as "unreachable". The first, the state has taken
-    /// for a kernel that can't segment, which has yet to be shown.
-    fn forget_refusal(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::InvalidInput
-            && let Ok(state) = prepare(&self.socket)
+    /// After some errors the state takes the kernel for an old one, and does without batches and ECN: after "invalid argument",
+    /// as kernels also say of a source address that is gone, and after EIO. What the kernel can't is noted here.
+    fn restore(&mut self, error: &io::Error) {
+        if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
+            && let Ok(state) = prepare(&self.socket, self.offloads)
         {
             self.state = state;
         }
@@ -283,8 +316,11 @@ fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, on: b
 
 /// Sets what batches need, and takes back that datagrams must not be fragmented: a tunnel over a narrow path is to be
 /// slow, not dead.
-fn prepare(socket: &UdpSocket) -> io::Result<UdpSocketState> {
+fn prepare(socket: &UdpSocket, offloads: Offloads) -> io::Result<UdpSocketState> {
     let state = UdpSocketState::new(socket.into())?;
+    if !offloads.receive {
+        set_gro(socket, false)?;
+    }
     set_fragments(socket, Fragments::Allowed)?;
     Ok(state)
 }
@@ -333,7 +369,7 @@ mod tests {
             let v4 = &mut pairs[0].v4;
             assert_eq!(v4.max_segments() > 1, send);
             for bytes in [7; 250].chunks(v4.max_segments() * 100) {
-                assert_eq!(v4.send(shipment(to, to.ip(), bytes)), Sent::Done);
+                assert_eq!(v4.send(shipment(to, to.ip(), bytes)), Sent::Done(Unsent::default()));
             }
             let mut buffer = [0; 300];
             for len in [100, 100, 50] {
@@ -349,7 +385,35 @@ mod tests {
         let v4 = &mut one().into_pairs()[0].v4;
         let segments = v4.max_segments();
         let gone = Ipv4Addr::new(192, 0, 2, 1).into();
-        assert_eq!(v4.send(shipment(to, gone, &[7; 200])), Sent::SourceGone);
+        for bytes in [&[7; 200][..], &[7; 50]] {
+            assert_eq!(v4.send(shipment(to, gone, bytes)), Sent::SourceGone);
+            assert_eq!(v4.max_segments(), segments);
+        }
+    }
+
+    #[test]
+    fn what_was_switched_off_stays_off_after_an_error() {
+        let off = Offloads { receive: false, ..Offloads::ALL };
+        let v4 = &mut Sockets::bind(0, NonZeroUsize::MIN, off).unwrap().into_pairs()[0].v4;
+        let (sender, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), v4.socket.local_addr().unwrap().port());
+        let gone = Ipv4Addr::new(192, 0, 2, 1).into();
+        let elsewhere = sender.local_addr().unwrap();
+        assert_eq!(v4.send(shipment(elsewhere, gone, &[7; 200])), Sent::SourceGone);
+        let other = &mut one().into_pairs()[0].v4;
+        let batch = shipment((Ipv4Addr::LOCALHOST, to).into(), Ipv4Addr::LOCALHOST.into(), &[7; 300]);
+        assert_eq!(other.send(batch), Sent::Done(Unsent::default()));
+        let mut buffer = [0; 1000];
+        assert_eq!([(); 3].map(|()| v4.socket.recv(&mut buffer).unwrap()), [100; 3], "received one by one");
+    }
+
+    #[test]
+    fn what_can_not_be_reached_is_counted_and_costs_nothing_else() {
+        let v4 = &mut one().into_pairs()[0].v4;
+        let segments = v4.max_segments();
+        // Nobody is there: a broadcast address that the socket may not send to.
+        let to = (Ipv4Addr::BROADCAST, 9).into();
+        let nowhere = Shipment { to, from: None, ecn: Ecn::NotCapable, bytes: &[7; 250], segment: 100 };
+        assert_eq!(v4.send(nowhere), Sent::Done(Unsent { full: 0, unreachable: 3 }));
         assert_eq!(v4.max_segments(), segments);
     }
     #[test]
