@@ -134,7 +134,7 @@ pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static)
             drop(lane);
             shared.end();
             if let End::Failed(reason) = end {
-                (shared.core().events)(LaneEvent::Failed(reason));
+                shared.tell_failure(reason);
             }
         })?;
         handle.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -182,11 +182,12 @@ impl LaneHandle {
     pub fn stop(&self) {
         self.command(Command::Stop);
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // A lane itself, in its `events`, can't wait for its own end, nor for the others', who wait for it.
+        if threads.iter().any(|thread| thread.thread().id() == thread::current().id()) {
+            return;
+        }
         for thread in threads {
-            // A lane itself, in its `events`, can't wait for its own end.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
-            }
+            let _ = thread.join();
         }
     }
 

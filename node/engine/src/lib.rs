@@ -26,5 +26,7 @@ mod forwarder;
 
 pub use counters::{Counters, DropReason};
 pub use engine::{DnsVerdict, Engine, EngineEvent, HeldStatus};
-pub use forwarder::{Arrival, Departure, FlowChange, FlowNews, Forwarder, ForwarderSink, Miss, Opened, PeerStatus};
+pub use forwarder::{
+    Accepted, Arrival, Departure, FlowChange, FlowNews, Forwarder, ForwarderSink, Miss, Opened, PeerStatus,
+};
 pub use table::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};

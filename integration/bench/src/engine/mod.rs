@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketBuilder, TcpHeader};
-use postern_engine::{Arrival, Opened};
+use postern_engine::{Accepted, Arrival, Opened};
 use postern_model::PublicKey;
 use postern_packet::{Coalescer, Ecn, HEADROOM, Offload, PacketBuf, Parsed, Split, parse, set_partial_checksum};
 use postern_wireguard::{HEADER, OVERHEAD, Plain, receiver_index};
@@ -290,7 +290,8 @@ impl Work {
             let ((from, place), arrival, Some(plain)) = (&datagrams[*nth], &arrivals[*arrival], *plain) else {
                 continue;
             };
-            if gateway.accept(arrival, &Opened { from: *from, bytes: place.len(), plain }, sink, now) {
+            let opened = Opened { from: *from, bytes: place.len(), plain };
+            if gateway.accept(arrival, &opened, sink, now) == Accepted::Packet {
                 let place = place.start + HEADER..place.start + HEADER + plain.len;
                 let packet = &mut buffer[place.clone()];
                 let parsed = gateway.unwrap_packet(&arrival.peer, packet, Ecn::NotCapable, sink, now);

@@ -9,7 +9,7 @@ use postern_packet::{HEADROOM, Offload, PacketBuf};
 use super::{exit::Exit, shared::Shared};
 use crate::{
     clock,
-    tun::{Queue, vnet},
+    tun::{Queue, is_gone, vnet},
     udp::batch::Destination,
 };
 
@@ -79,12 +79,18 @@ impl Egress {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) if is_gone(&error) => return Err(error),
+                // One packet that the kernel could not hand over.
+                Err(error) => {
+                    tracing::debug!(%error, "not read from TUN");
+                    break;
+                }
             };
-            let Some(header) = self.buffer[header_at..header_at + len].first_chunk() else { break };
+            let Some((header, packet)) = self.buffer[header_at..header_at + len].split_first_chunk_mut() else { break };
+            let offload = vnet::decode(header, packet);
             let place = at..header_at + len;
             at = place.end;
-            match vnet::decode(header) {
+            match offload {
                 Some(offload) => slots.push(Slot { place, offload }),
                 None => tracing::debug!("a packet from TUN with an offload that was not asked for"),
             }

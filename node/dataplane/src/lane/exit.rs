@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use postern_engine::DropReason;
 
 use crate::{
-    tun::{Queue, vnet},
+    tun::{Queue, is_gone, vnet},
     udp::{Pair, Unsent, batch::Batch},
 };
 
@@ -55,7 +55,7 @@ impl Exit {
         let Err(error) = self.queue.write(pieces) else { return };
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => self.full += packets,
-            Some(libc::EBADFD | libc::EBADF | libc::ENODEV) => self.failed = Some(error),
+            _ if is_gone(&error) => self.failed = Some(error),
             // The device is down (EIO), or the kernel does not like the packet (EINVAL).
             _ => {
                 tracing::trace!(%error, "not written to TUN");

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use postern_engine::{Arrival, Opened};
+use postern_engine::{Accepted, Arrival, Opened};
 use postern_model::PublicKey;
 use postern_packet::{Coalescer, PacketBuf, Parsed, set_partial_checksum};
-use postern_wireguard::{HEADER, Plain, TunnelError, classify, receiver_index};
+use postern_wireguard::{HEADER, Plain, TunnelError, receiver_index};
 
 use super::{exit::Exit, shared::Shared};
 use crate::{
@@ -102,11 +102,9 @@ impl Ingress {
         let mut core = shared.core();
         let (forwarder, mut sink) = core.parts(exit);
         for (nth, message) in messages.iter().enumerate() {
-            for (at, place) in message.datagrams().enumerate() {
+            sink.sources.set_asked(message.to.map(|to| (message.from, to)));
+            for place in message.datagrams() {
                 let datagram = &buffer[place.clone()];
-                if let (0, Some(to), Some(_)) = (at, message.to, classify(datagram)) {
-                    sink.sources.note(message.from, to);
-                }
                 let is_known = |arrival: &&Arrival| Some(arrival.opener.index()) == receiver_index(datagram);
                 if arrivals.last().filter(is_known).is_none() {
                     match forwarder.admit(message.from, datagram, &mut sink, now) {
@@ -118,6 +116,7 @@ impl Ingress {
                 sealed.push(Sealed { place, message: nth, arrival: arrivals.len() - 1, opened });
             }
         }
+        sink.sources.set_asked(None);
     }
 
     /// Takes what was opened and not seen before.
@@ -128,6 +127,7 @@ impl Ingress {
         let buffer = inbox.buffer();
         let mut core = shared.core();
         let (forwarder, mut sink) = core.parts(exit);
+        let mut last_heard = None;
         for Sealed { place, message, arrival, opened } in sealed.drain(..) {
             let plain = match opened {
                 Ok(plain) => plain,
@@ -138,7 +138,13 @@ impl Ingress {
             };
             let (arrival, message) = (&arrivals[arrival], &messages[message]);
             let opened = Opened { from: message.from, bytes: place.len(), plain };
-            if forwarder.accept(arrival, &opened, &mut sink, now) {
+            let accepted = forwarder.accept(arrival, &opened, &mut sink, now);
+            let is_news = accepted != Accepted::No && last_heard != Some(message.from);
+            if let Some(to) = message.to.filter(|_| is_news) {
+                sink.sources.note(message.from, to);
+                last_heard = Some(message.from);
+            }
+            if accepted == Accepted::Packet {
                 let start = place.start + HEADER;
                 let place = start..start + plain.len;
                 let packet = &mut buffer[place];

@@ -25,6 +25,7 @@ pub(crate) struct Losses {
     sockets: Vec<Counted>,
     statistics: Option<File>,
     interface: String,
+    tun_dropped: u64,
 }
 
 /// A socket, and how often it was full.
@@ -42,22 +43,29 @@ impl Losses {
         let sockets = pairs.iter().flat_map(|pair| [Some(&pair.v4), pair.v6.as_ref()]).flatten();
         let counted = |socket: &UdpSocket| Ok(Counted { socket: socket.try_clone()?, last: 0, total: 0 });
         let sockets = sockets.map(|socket| counted(&socket.socket)).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, statistics, interface: interface.to_owned() })
+        Ok(Self { sockets, statistics, interface: interface.to_owned(), tun_dropped: 0 })
     }
 
-    /// Adds what was lost since the start.
-    pub(crate) fn add_to(&mut self, counters: &mut Counters) {
+    /// Asks the kernel.
+    pub(crate) fn look(&mut self) {
         for Counted { socket, last, total } in &mut self.sockets {
             if let Ok(now) = dropped(socket) {
                 *total += u64::from(now.wrapping_sub(*last));
                 *last = now;
             }
-            counters.add(DropReason::ReceiveFull, *total);
         }
-        counters.add(DropReason::TunFull, self.tun_dropped().unwrap_or(0));
+        self.tun_dropped = self.dropped_by_tun().unwrap_or(self.tun_dropped);
     }
 
-    fn tun_dropped(&self) -> Option<u64> {
+    /// Adds what was lost from the start to the last look.
+    pub(crate) fn add_to(&self, counters: &mut Counters) {
+        for Counted { total, .. } in &self.sockets {
+            counters.add(DropReason::ReceiveFull, *total);
+        }
+        counters.add(DropReason::TunFull, self.tun_dropped);
+    }
+
+    fn dropped_by_tun(&self) -> Option<u64> {
         let mut file = self.statistics.as_ref()?;
         file.rewind().ok()?;
         let mut text = String::new();
@@ -111,6 +119,7 @@ mod tests {
                     received += 1;
                 }
                 let mut counters = Counters::default();
+                losses.look();
                 losses.add_to(&mut counters);
                 dropped = counters.dropped(DropReason::ReceiveFull);
                 if received + dropped >= sent {

@@ -175,6 +175,9 @@ impl Lane {
     fn carry_out(&mut self, command: Command) -> bool {
         let shared = Arc::clone(&self.shared);
         let now = clock::now();
+        if let (Command::Status(_), Some(losses)) = (&command, &mut self.losses) {
+            losses.look();
+        }
         let mut core = shared.core();
         match command {
             Command::Publish(table) => self.publish(&shared, core, table),
@@ -196,7 +199,7 @@ impl Lane {
             }
             Command::Status(answer) => {
                 let mut counters = core.forwarder.counters().clone();
-                if let Some(losses) = &mut self.losses {
+                if let Some(losses) = &self.losses {
                     losses.add_to(&mut counters);
                 }
                 let _ = answer.try_send(LaneStatus {
@@ -227,7 +230,9 @@ impl Lane {
         forwarder.handle_table(table, &mut sink, clock::now());
         drop(core);
         self.exit.batch.flush();
-        shared.wait_for_others(self.number);
+        if !shared.wait_for_others(self.number) {
+            return;
+        }
         let mut core = shared.core();
         let cut = core.forwarder.take_cut();
         (core.events)(LaneEvent::Applied { generation, cut });

@@ -5,7 +5,6 @@
 //! without it.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
@@ -18,6 +17,7 @@ use std::{
 use postern_engine::{Forwarder, ForwarderSink, Miss};
 use postern_model::Moment;
 use postern_packet::Ecn;
+use rustc_hash::FxHashMap;
 use rustix::{
     event::{EventfdFlags, eventfd},
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
@@ -89,9 +89,18 @@ impl Shared {
     }
 
     /// The forwarder, for this lane alone.
+    ///
+    /// # Panics
+    /// When another lane panicked while it had it: what it was about may be half done, and no packet is to be decided by
+    /// that. So all lanes end.
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
-        // A lane that panicked ends all of them.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock().expect("another lane has come upon a bug")
+    }
+
+    /// Tells of the end, whatever state things are in.
+    pub(crate) fn tell_failure(&self, reason: String) {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        (core.events)(LaneEvent::Failed(reason));
     }
 
     pub(crate) fn waker(&self, lane: usize) -> &Waker {
@@ -130,16 +139,21 @@ impl Shared {
     }
 
     /// Waits until every other lane has done what it was about when this was called: what was decided before is out then,
-    /// or never goes. A turn takes some milliseconds at most. Not to be called with the core.
-    pub(crate) fn wait_for_others(&self, lane: usize) {
+    /// or never goes. A turn takes some milliseconds at most. `false` when the lanes end instead. Not to be called with the
+    /// core.
+    pub(crate) fn wait_for_others(&self, lane: usize) -> bool {
         fence(Ordering::SeqCst);
         for (other, turn) in self.turns.iter().enumerate().filter(|(other, _)| *other != lane) {
             let before = turn.load(Ordering::SeqCst);
-            while before % 2 == 1 && turn.load(Ordering::SeqCst) == before && !self.is_over() {
+            while before % 2 == 1 && turn.load(Ordering::SeqCst) == before {
+                if self.is_over() {
+                    return false;
+                }
                 tracing::trace!(other, "waiting for a lane");
                 std::thread::yield_now();
             }
         }
+        true
     }
 
     /// Sees to it that a lane wakes when the forwarder has something to do.
@@ -176,28 +190,39 @@ impl Core {
     }
 }
 
-/// From which of this machine's addresses to write to a place: the one that it wrote to. Not authenticated: the worst of it
-/// is an answer from another address of ours.
+/// From which of this machine's addresses to write to a place: the one that it wrote to, or else what stands between may not
+/// know the answer for one.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(HashMap<SocketAddr, IpAddr>);
+pub(crate) struct Sources {
+    /// Of places that authentic datagrams came from.
+    known: FxHashMap<SocketAddr, IpAddr>,
+    /// Of the datagram that is looked at, which anyone may have sent: only answers to it go by that.
+    asked: Option<(SocketAddr, IpAddr)>,
+}
 
 impl Sources {
-    /// Remembers that `from` writes to this machine's address `to`.
+    /// A datagram is looked at that came from there to this machine's address `to`; or none is any more.
+    pub(crate) fn set_asked(&mut self, asked: Option<(SocketAddr, IpAddr)>) {
+        self.asked = asked;
+    }
+
+    /// An authentic datagram came from there to this machine's address `to`.
     pub(crate) fn note(&mut self, from: SocketAddr, to: IpAddr) {
-        if self.0.get(&from) != Some(&to) {
-            if self.0.len() >= MAX_SOURCES {
-                self.0.clear();
+        if self.known.get(&from) != Some(&to) {
+            if self.known.len() >= MAX_SOURCES {
+                self.known.clear();
             }
-            self.0.insert(from, to);
+            self.known.insert(from, to);
         }
     }
 
     pub(crate) fn forget(&mut self, place: SocketAddr) {
-        self.0.remove(&place);
+        self.known.remove(&place);
     }
 
     pub(crate) fn destination(&self, to: SocketAddr, ecn: Ecn) -> Destination {
-        Destination { to, from: self.0.get(&to).copied(), ecn }
+        let asked = self.asked.filter(|(place, _)| *place == to).map(|(_, own)| own);
+        Destination { to, from: asked.or_else(|| self.known.get(&to).copied()), ecn }
     }
 }
 
@@ -229,4 +254,84 @@ impl ForwarderSink for Sink<'_> {
 /// Reads the count of an eventfd or a timer, so that it is silent again.
 fn drain(source: &OwnedFd) {
     let _ = rustix::io::read(source, &mut [0; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicBool, thread};
+
+    use postern_model::SecretBytes;
+    use postern_wireguard::PrivateKey;
+
+    use super::*;
+
+    fn shared(lanes: usize) -> Shared {
+        let private = PrivateKey::from_bytes(&SecretBytes::new([7; 32]));
+        Shared::new(Forwarder::new(private, Moment::default()), Box::new(|_| {}), lanes).unwrap()
+    }
+
+    /// Invariant: when a table is said to be in force, nothing is under way that was decided by the one before.
+    #[test]
+    fn whoever_waits_has_waited_for_every_turn_that_had_begun() {
+        let (shared, was_decided, is_out) = (shared(3), AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                shared.begin_turn(1);
+                was_decided.store(true, Ordering::SeqCst);
+                for _ in 0..1000 {
+                    thread::yield_now();
+                }
+                is_out.store(true, Ordering::SeqCst);
+                shared.end_turn(1);
+            });
+            while !was_decided.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            assert!(shared.wait_for_others(0));
+            assert!(is_out.load(Ordering::SeqCst));
+        });
+        assert!(shared.wait_for_others(0), "nobody is at work");
+    }
+
+    #[test]
+    fn whoever_waits_for_a_lane_that_never_ends_its_turn_is_told_when_all_end() {
+        let shared = shared(2);
+        shared.begin_turn(1);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| shared.wait_for_others(0));
+            shared.end();
+            assert!(!waiting.join().unwrap(), "nobody can say what is under way");
+        });
+    }
+
+    #[test]
+    fn strangers_get_their_answer_and_change_nothing_for_peers() {
+        let [peer, stranger]: [SocketAddr; 2] = [([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 2).into()];
+        let [own, other]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        let mut sources = Sources::default();
+        let from = |sources: &Sources, to| sources.destination(to, Ecn::NotCapable).from;
+        sources.note(peer, own);
+        sources.set_asked(Some((stranger, other)));
+        assert_eq!((from(&sources, stranger), from(&sources, peer)), (Some(other), Some(own)));
+        sources.set_asked(Some((peer, other)));
+        assert_eq!(from(&sources, peer), Some(other), "as it asks");
+        sources.set_asked(None);
+        assert_eq!((from(&sources, stranger), from(&sources, peer)), (None, Some(own)));
+        sources.forget(peer);
+        assert_eq!(from(&sources, peer), None);
+    }
+
+    #[test]
+    fn a_bug_in_one_lane_leaves_nothing_to_decide_by() {
+        let shared = shared(2);
+        thread::scope(|scope| {
+            let lane = scope.spawn(|| {
+                let _core = shared.core();
+                panic!("a bug");
+            });
+            assert!(lane.join().is_err());
+            assert!(scope.spawn(|| drop(shared.core())).join().is_err());
+        });
+        shared.tell_failure("it is told all the same".into());
+    }
 }

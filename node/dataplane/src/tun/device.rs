@@ -183,6 +183,11 @@ impl AsFd for Queue {
     }
 }
 
+/// Whether an error of a queue says that its device is gone.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
 /// An `ifreq` for a device of this name.
 fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an ifreq is plain bytes; all zeros is one.

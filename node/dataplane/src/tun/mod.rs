@@ -3,5 +3,5 @@
 mod device;
 pub(crate) mod vnet;
 
-pub(crate) use device::Queue;
 pub use device::Tun;
+pub(crate) use device::{Queue, is_gone};

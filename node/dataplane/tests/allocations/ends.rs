@@ -10,8 +10,8 @@ use std::{
 };
 
 use postern_engine::{
-    Arrival, CarriedGrant, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss, Opened, Peer,
-    Visible,
+    Accepted, Arrival, CarriedGrant, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss, Opened,
+    Peer, Visible,
 };
 use postern_model::{
     DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PortRange, PortSet, PresharedKey, PublicKey,
@@ -215,7 +215,7 @@ impl End {
             let Some(arrival) = forwarder.admit(from, &buffer[place.clone()], out, now) else { continue };
             let opened: Result<_, TunnelError> = arrival.opener.open(&mut buffer[place.clone()]);
             let opened = Opened { from, bytes: place.len(), plain: opened.expect("what was sealed is opened") };
-            if forwarder.accept(&arrival, &opened, out, now) {
+            if forwarder.accept(&arrival, &opened, out, now) == Accepted::Packet {
                 let start = place.start + HEADER;
                 let packet = &mut buffer[start..start + opened.plain.len];
                 // Or about the path, and dealt with.

@@ -31,6 +31,17 @@ pub struct Opened {
     pub plain: Plain,
 }
 
+/// What became of a datagram that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It was seen before, or its session has ended: as if it had not come.
+    No,
+    /// It is the peer's, and has nothing inside.
+    Empty,
+    /// It is the peer's, with a packet inside.
+    Packet,
+}
+
 impl Forwarder {
     /// A datagram read from the WireGuard socket. Sealed packets are for the caller to open; all else is dealt with.
     pub fn admit(
@@ -49,10 +60,21 @@ impl Forwarder {
         self.counters.count(super::peers::reason(error));
     }
 
-    /// A datagram was opened; whether there is a packet inside that was not seen before. To be called in the order in which
-    /// the datagrams came.
-    pub fn accept(&mut self, arrival: &Arrival, opened: &Opened, sink: &mut impl ForwarderSink, now: Moment) -> bool {
-        self.peers.accept(arrival, opened, sink, &mut self.counters, now) && opened.plain.len > 0
+    /// A datagram was opened. To be called in the order in which the datagrams came.
+    pub fn accept(
+        &mut self,
+        arrival: &Arrival,
+        opened: &Opened,
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Accepted {
+        if !self.peers.accept(arrival, opened, sink, &mut self.counters, now) {
+            Accepted::No
+        } else if opened.plain.len == 0 {
+            Accepted::Empty
+        } else {
+            Accepted::Packet
+        }
     }
 
     /// Where everything is in a packet that was inside a datagram, and what became of congestion on its way (RFC 6040
@@ -115,7 +137,7 @@ impl Forwarder {
             Err(error) => return self.reject(error),
         };
         let opened = Opened { from, bytes: datagram.len(), plain };
-        if !self.accept(&arrival, &opened, sink, now) {
+        if self.accept(&arrival, &opened, sink, now) != Accepted::Packet {
             return;
         }
         let start = HEADROOM + HEADER;

@@ -13,7 +13,7 @@
 //! - `outbound`, `inbound`: the steps of a packet; `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered, `index`: found by its addresses; `tcp`: what is followed of a connection
 //! - `activity`: what is to be told of clients' flows
-//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called; `path_mtu`: how long a
+//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called; `timers`: whose time has come; `path_mtu`: how long a
 //!   packet to a peer may be
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
 //! - `answer`: refusals, so that nobody waits for a packet that was dropped
@@ -37,6 +37,7 @@ mod sweep;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -53,7 +54,7 @@ use self::{
 };
 pub use self::{
     activity::{FlowChange, FlowNews},
-    inbound::{Arrival, Opened},
+    inbound::{Accepted, Arrival, Opened},
     outbound::Departure,
 };
 use crate::{Counters, DropReason, ForwardingTable, Generation};

@@ -24,7 +24,9 @@ use postern_wireguard::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{ForwarderSink, PeerStatus, calls::Calls, inbound::Arrival, path_mtu::PathMtu, queue::Queue};
+use super::{
+    ForwarderSink, PeerStatus, calls::Calls, inbound::Arrival, path_mtu::PathMtu, queue::Queue, timers::Timers,
+};
 use crate::{Counters, DropReason, ForwardingTable, Peer};
 
 /// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
@@ -46,6 +48,8 @@ struct PeerState {
     calls: u32,
     queue: Queue,
     path: PathMtu,
+    /// When its timers are looked at next.
+    armed: Option<Moment>,
     /// The overlay addresses that the peer may send from as a client of this gateway.
     client_addr: Option<OverlayAddr>,
 }
@@ -62,8 +66,9 @@ pub(super) struct Peers {
     /// The longest inner packet.
     mtu: u16,
     calls: Calls,
-    /// Not later than the earliest timer of a tunnel or a queue.
-    due: Option<Moment>,
+    timers: Timers,
+    /// Those whose time has come.
+    ready: Vec<PublicKey>,
     /// Datagrams are made here.
     out: Vec<u8>,
 }
@@ -82,7 +87,8 @@ impl Peers {
             by_place: FxHashMap::default(),
             mtu: super::DEFAULT_MTU,
             calls: Calls::default(),
-            due: None,
+            timers: Timers::default(),
+            ready: Vec::new(),
             out: vec![0; MIN_BUFFER],
         }
     }
@@ -129,7 +135,7 @@ impl Peers {
         tunnel.set_mtu(self.mtu);
         let (key, initiate) = (peer.key, peer.initiate);
         let (endpoint, heard, queue, path) = (None, None, Queue::default(), PathMtu::new(self.mtu, now));
-        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, path, client_addr: None };
+        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, path, armed: None, client_addr: None };
         self.by_index.insert(index, key);
         self.by_key.insert(key, state);
         if initiate {
@@ -144,7 +150,7 @@ impl Peers {
         for key in self.calls.take(now) {
             if let Some(state) = self.by_key.get_mut(&key).filter(|state| state.heard.is_none()) {
                 state.start_handshake(&mut self.out, sink, now);
-                note_due(&mut self.due, state);
+                note_due(&mut self.timers, state);
             }
         }
     }
@@ -186,7 +192,7 @@ impl Peers {
         } else {
             counters.count(DropReason::PendingFull);
         }
-        note_due(&mut self.due, state);
+        note_due(&mut self.timers, state);
     }
 
     /// Sends an inner packet to a peer if there is a session, and drops it if not.
@@ -194,7 +200,7 @@ impl Peers {
         if let Some(state) = self.by_key.get_mut(key) {
             reserve(&mut self.out, packet.len() + OVERHEAD);
             state.seal(packet, &mut self.out, sink, now);
-            note_due(&mut self.due, state);
+            note_due(&mut self.timers, state);
         }
     }
 
@@ -220,7 +226,7 @@ impl Peers {
         if let Some((sealer, to)) = departure {
             counters.out_packets += count;
             state.path.note_sent(now);
-            note_due(&mut self.due, state);
+            note_due(&mut self.timers, state);
             return Some((packets, sealer, to));
         }
         reserve(&mut self.out, packets.longest() + OVERHEAD);
@@ -232,7 +238,7 @@ impl Peers {
             }
         }
         state.start_handshake(&mut self.out, sink, now);
-        note_due(&mut self.due, state);
+        note_due(&mut self.timers, state);
         None
     }
 
@@ -274,7 +280,7 @@ impl Peers {
                 sink.send_datagram(from, datagram);
             }
             state.flush(&mut self.out, sink, counters, now);
-            note_due(&mut self.due, state);
+            note_due(&mut self.timers, state);
             match opened {
                 Ok(_) => return None,
                 Err(error) => error,
@@ -308,7 +314,7 @@ impl Peers {
             Ok(()) => {
                 state.note_heard(from, now);
                 state.flush(&mut self.out, sink, counters, now);
-                note_due(&mut self.due, state);
+                note_due(&mut self.timers, state);
             }
             Err(error) => counters.count(reason(error)),
         }
@@ -367,14 +373,14 @@ impl Peers {
             state.calls += 1;
             sink.send_datagram(at, initiation);
         }
-        note_due(&mut self.due, state);
+        note_due(&mut self.timers, state);
     }
 
     /// Sees to it that those peers which `is_in_use` says are sent something at least this often.
     pub(super) fn keep_awake(&mut self, interval: Duration, is_in_use: impl Fn(&PublicKey) -> bool) {
         for (key, state) in &mut self.by_key {
             state.tunnel.set_persistent_keepalive(is_in_use(key).then_some(interval));
-            note_due(&mut self.due, state);
+            note_due(&mut self.timers, state);
         }
     }
 
@@ -390,11 +396,11 @@ impl Peers {
     /// The tunnels' timers, and packets that have waited too long.
     pub(super) fn handle_timeout(&mut self, sink: &mut impl ForwarderSink, counters: &mut Counters, now: Moment) {
         self.call_next(sink, now);
-        if self.due.is_none_or(|due| due > now) {
-            return;
-        }
-        self.due = None;
-        for state in self.by_key.values_mut() {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.extend(std::iter::from_fn(|| self.timers.pop(now)));
+        for key in ready.drain(..) {
+            let Some(state) = self.by_key.get_mut(&key) else { continue };
+            state.armed = None;
             for _ in 0..state.queue.expire(now) {
                 counters.count(DropReason::PendingTimeout);
             }
@@ -406,13 +412,14 @@ impl Peers {
                 deliver(&state.peer, state.endpoint, state.is_silent(now), datagram, sink);
             }
             state.probe(&mut self.out, sink, now);
-            note_due(&mut self.due, state);
+            note_due(&mut self.timers, state);
         }
+        self.ready = ready;
     }
 
     /// When [`Self::handle_timeout`] is due; sometimes too early, never too late.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        self.due.into_iter().chain(self.calls.poll_timeout()).min()
+        self.timers.poll_timeout().into_iter().chain(self.calls.poll_timeout()).min()
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = PeerStatus> + '_ {
@@ -508,9 +515,9 @@ pub(super) fn reason(error: TunnelError) -> DropReason {
 }
 
 /// Takes a peer's timers into account.
-fn note_due(due: &mut Option<Moment>, state: &PeerState) {
-    let earliest = [*due, state.tunnel.poll_timeout(), state.queue.expires_at(), state.path.poll_timeout()];
-    *due = earliest.into_iter().flatten().min();
+fn note_due(timers: &mut Timers, state: &mut PeerState) {
+    let times = [state.tunnel.poll_timeout(), state.queue.expires_at(), state.path.poll_timeout()];
+    timers.arm(&mut state.armed, times.into_iter().flatten().min(), state.peer.key);
 }
 
 /// Makes a buffer at least `len` long; it never shrinks, so that this costs nothing after the first packets.

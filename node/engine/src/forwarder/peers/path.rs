@@ -41,7 +41,7 @@ impl Peers {
         } else {
             counters.count(DropReason::ReplyLimit);
         }
-        note_due(&mut self.due, state);
+        note_due(&mut self.timers, state);
     }
 }
 
