@@ -95,6 +95,11 @@ impl Coalescer {
         self.open = Default::default();
     }
 
+    /// What comes from now on continues nothing that came before: it is from someone else.
+    pub fn divide(&mut self) {
+        self.open = Default::default();
+    }
+
     /// Which packets may be joined from now on; at first none. For whoever knows what the kernel takes.
     pub fn set_joins(&mut self, tcp: bool, udp: bool) {
         (self.tcp, self.udp) = (tcp, udp);

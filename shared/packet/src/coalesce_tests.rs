@@ -427,3 +427,23 @@ fn a_head_has_the_lengths_and_the_partial_checksum_of_the_whole() {
         }
     }
 }
+
+/// Invariant: what another sends in a peer's name is not taken for the peer's.
+#[test]
+fn nothing_is_joined_across_senders() {
+    for (six, tcp) in KINDS {
+        let packets = packets_of(&plain(six, tcp), &[const { Change::Nothing }; 4]);
+        let mut coalescer = joining();
+        let buffer = packets.concat();
+        let mut at = 0;
+        for (nth, packet) in packets.iter().enumerate() {
+            if nth == 2 {
+                coalescer.divide();
+            }
+            coalescer.push(&buffer, at..at + packet.len(), parse(packet).unwrap());
+            at += packet.len();
+        }
+        let counts: Vec<_> = coalescer.runs().iter().map(|run| run.packets).collect();
+        assert_eq!(counts, [2, 2], "{six} {tcp}");
+    }
+}

@@ -253,6 +253,7 @@ struct Work {
     opened: Vec<(usize, usize, Option<Plain>)>,
     inner: Vec<(Range<usize>, Parsed, PublicKey)>,
     coalescer: Coalescer,
+    senders: Vec<PublicKey>,
 }
 
 impl Work {
@@ -270,7 +271,7 @@ impl Work {
 
     /// Passes the batch on, in the steps of a lane; how many packets passed.
     fn take(&mut self, scene: &mut Scene) -> usize {
-        let Self { buffer, datagrams, arrivals, opened, inner, coalescer } = self;
+        let Self { buffer, datagrams, arrivals, opened, inner, coalescer, senders } = self;
         let (gateway, now, sink) = (&mut scene.gateway, scene.now, &mut Sink::default());
         arrivals.clear();
         opened.clear();
@@ -299,25 +300,27 @@ impl Work {
             }
         }
         coalescer.set_joins(true, true);
-        let (mut rest, mut passed) = (&inner[..], 0);
-        while let Some((_, _, peer)) = rest.first() {
-            let (of_peer, others) = rest.split_at(rest.iter().take_while(|(_, _, of)| of == peer).count());
-            coalescer.clear();
-            for (place, parsed, _) in of_peer {
-                coalescer.push(buffer, place.clone(), *parsed);
+        coalescer.clear();
+        senders.clear();
+        let mut last = None;
+        for (place, parsed, peer) in &*inner {
+            if last.replace(peer) != Some(peer) {
+                coalescer.divide();
             }
-            coalescer.finish(buffer);
-            for run in coalescer.runs() {
-                let Some(mut packet) = PacketBuf::new(&mut buffer[..run.head.end], run.head.start) else { continue };
-                let parsed = gateway.arrive(peer, &mut packet, &run.parsed, run.offload, sink, now);
-                if let Some(parsed) = parsed {
-                    if run.offload.is_partial {
-                        set_partial_checksum(packet.bytes_mut(), &parsed);
-                    }
-                    passed += run.packets;
+            coalescer.push(buffer, place.clone(), *parsed);
+            senders.resize(coalescer.runs().len(), *peer);
+        }
+        coalescer.finish(buffer);
+        let mut passed = 0;
+        for (run, peer) in coalescer.runs().iter().zip(&*senders) {
+            let Some(mut packet) = PacketBuf::new(&mut buffer[..run.head.end], run.head.start) else { continue };
+            let parsed = gateway.arrive(peer, &mut packet, &run.parsed, run.offload, sink, now);
+            if let Some(parsed) = parsed {
+                if run.offload.is_partial {
+                    set_partial_checksum(packet.bytes_mut(), &parsed);
                 }
+                passed += run.packets;
             }
-            rest = others;
         }
         passed
     }

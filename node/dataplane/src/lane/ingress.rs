@@ -22,6 +22,8 @@ pub(crate) struct Ingress {
     sealed: Vec<Sealed>,
     inner: Vec<Inner>,
     coalescer: Coalescer,
+    /// Whose each of the coalescer's runs is.
+    senders: Vec<PublicKey>,
     passed: Vec<Passed>,
 }
 
@@ -57,6 +59,7 @@ impl Ingress {
             sealed: Vec::new(),
             inner: Vec::new(),
             coalescer,
+            senders: Vec::new(),
             passed: Vec::new(),
         }
     }
@@ -81,14 +84,8 @@ impl Ingress {
             *opened = self.arrivals[*arrival].opener.open(&mut buffer[place.clone()]);
         }
         self.accept(&messages, shared, exit);
-        let mut rest = 0;
-        while let Some(Inner { peer, .. }) = self.inner.get(rest) {
-            // Nothing is joined that did not come from the same peer.
-            let peer = *peer;
-            let count = self.inner[rest..].iter().take_while(|inner| inner.peer == peer).count();
-            self.pass(&peer, rest..rest + count, shared, exit);
-            rest += count;
-        }
+        self.join();
+        self.pass(shared, exit);
         exit.batch.flush();
     }
 
@@ -155,21 +152,33 @@ impl Ingress {
         }
     }
 
-    /// Passes on packets of one peer.
-    fn pass(&mut self, peer: &PublicKey, which: Range<usize>, shared: &Shared, exit: &mut Exit) {
-        let Self { inbox, inner, coalescer, passed, .. } = self;
+    /// Joins what continues each other, and came from the same peer.
+    fn join(&mut self) {
+        let Self { inbox, inner, coalescer, senders, .. } = self;
         let buffer = inbox.buffer();
         coalescer.clear();
-        for Inner { place, parsed, .. } in &inner[which] {
+        senders.clear();
+        let mut last = None;
+        for Inner { place, parsed, peer } in &*inner {
+            if last.replace(peer) != Some(peer) {
+                coalescer.divide();
+            }
             coalescer.push(buffer, place.clone(), *parsed);
+            senders.resize(coalescer.runs().len(), *peer);
         }
         coalescer.finish(buffer);
+    }
+
+    /// Passes on what may pass.
+    fn pass(&mut self, shared: &Shared, exit: &mut Exit) {
+        let Self { inbox, coalescer, senders, passed, .. } = self;
+        let buffer = inbox.buffer();
         passed.clear();
         {
             let now = clock::now();
             let mut core = shared.core();
             let (forwarder, mut sink) = core.parts(exit);
-            for (nth, run) in coalescer.runs().iter().enumerate() {
+            for (nth, (run, peer)) in coalescer.runs().iter().zip(&*senders).enumerate() {
                 let Some(mut packet) = PacketBuf::new(&mut buffer[..run.head.end], run.head.start) else { continue };
                 if let Some(parsed) = forwarder.arrive(peer, &mut packet, &run.parsed, run.offload, &mut sink, now) {
                     passed.push(Passed { run: nth, at: packet.at(), parsed });
