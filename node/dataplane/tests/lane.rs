@@ -15,7 +15,7 @@ use postern_dataplane::{LaneEvent, Offloads, Sockets, Tun};
 use postern_engine::{DropReason, Generation};
 
 use scene::{
-    GATEWAY_TOO, GATEWAY_V6, PATIENCE, PORT, Pair,
+    GATEWAY_TOO, GATEWAY_V6, Over, PATIENCE, PORT, Pair, eventually,
     netns::Netns,
     resource,
     routed::{Excess, Routed},
@@ -326,19 +326,20 @@ fn a_table_is_in_force_while_datagrams_flood_in() {
     let (client, server) = connected(&pair, resource().v4.into());
     let to: SocketAddr = (pair.candidate, pair.gateway.port).into();
     let flooder = pair.client.netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-    let done = AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) {
                 let _ = flooder.send_to(&[4; 1000], to);
             }
         });
-        // Only when it is under way.
-        while pair.gateway.lane.status().is_none_or(|status| status.counters.dropped(DropReason::NotWireGuard) < 1000) {
-        }
+        eventually("the flood is under way", || {
+            let status = pair.gateway.lane.status();
+            status.is_some_and(|status| status.counters.dropped(DropReason::NotWireGuard) >= 1000)
+        });
         pair.gateway.apply(pair.nothing_carried(2));
         assert_reset(&server);
-        done.store(true, Ordering::Relaxed);
     });
     assert_reset(&client);
 }

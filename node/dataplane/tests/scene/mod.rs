@@ -15,8 +15,10 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, channel},
     },
+    thread,
     time::Duration,
 };
 
@@ -55,6 +57,24 @@ pub(crate) fn resource() -> OverlayAddr {
 fn filter() -> Filter {
     let ports = PortSet::from_ranges(vec![PortRange::new(PORT, PORT).unwrap()]);
     Filter { tcp: ports.clone(), udp: ports, icmp: true }
+}
+
+/// Waits until something holds, of which nobody is told. Fails when it does not come about.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = clock::now();
+    while !holds() {
+        assert!(clock::now().since(began) < PATIENCE, "waited in vain until {what}");
+        thread::yield_now();
+    }
+}
+
+/// Says, when dropped, that other threads are to end: also when the test fails, which would wait for them forever.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A lane in its namespace.
