@@ -9,6 +9,7 @@
 
 pub(crate) mod netns;
 pub(crate) mod routed;
+pub(crate) mod streams;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
