@@ -188,6 +188,19 @@ fn answers_come_from_the_address_that_was_written_to() {
 }
 
 #[test]
+fn a_narrow_path_does_not_change_the_address_that_answers_come_from() {
+    let mut pair = Pair::new();
+    pair.candidate = GATEWAY_TOO.parse().unwrap();
+    // The kernel refuses batches whose datagrams it would have to fragment (EMSGSIZE): it is not about the address.
+    pair.gateway.netns.ip(&["link", "set", "eth0", "mtu", "1300"]);
+    pair.grant();
+    let (client, server) = connected(&pair, resource().v4.into());
+    transfer(&server, &client);
+    transfer(&client, &server);
+    assert_eq!(pair.client.endpoint().unwrap().ip(), pair.candidate);
+}
+
+#[test]
 fn a_client_that_moves_keeps_its_connection() {
     let pair = Pair::granted();
     let (client, server) = connected(&pair, resource().v4.into());
