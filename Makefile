@@ -45,7 +45,7 @@ $(CONTENDERS)/gotatun:
 test: deps lint deny
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
-	@$(MAKE) --no-print-directory without TESTS="access interop resilience"
+	@$(MAKE) --no-print-directory without TESTS="access resilience"
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=4
 
 ## The end-to-end tests with each of the kernel's offloads switched off; TESTS="access interop" for some of them.
