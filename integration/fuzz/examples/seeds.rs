@@ -121,6 +121,8 @@ fn split() -> Seeds {
         ("tcp6_extended", seed(99, tcp(ip(true, true), 1, u32::MAX - 50, true, &[7; 200]))),
         ("udp4", seed(100, udp(ip(false, false), 1, &[7; 300]))),
         ("udp6", seed(33, udp(ip(true, false), 1, &[7; 100]))),
+        // As long as the kernel makes them.
+        ("tcp4_longest", seed(1_448, tcp(ip(false, false), 0xfff0, u32::MAX - 10_000, true, &[7; 65_535 - 52]))),
         ("partial", seed(0, udp(ip(false, false), 1, &[7; 33]))),
         ("finished", [&[0, 0, 0][..], &tcp(ip(false, false), 1, 7, true, b"x")].concat()),
     ]
@@ -137,6 +139,9 @@ fn coalesce() -> Seeds {
             |i: u16| tcp(ip(six, extended), i, u32::from(i) * 40, i == 3, &vec![7; if i == 3 { 20 } else { 40 }]);
         (0..4).map(packet).collect()
     };
+    // One more than fit into a super-packet.
+    let longest: Vec<_> =
+        (1..=46).map(|i| tcp(ip(false, false), i, u32::from(i) * 1_448, false, &[7; 1_448])).collect();
     let datagrams = |six: bool| -> Vec<_> { (0..4).map(|i| udp(ip(six, false), i, &[7; 30])).collect() };
     let interleaved: Vec<_> =
         stream(false, false).into_iter().zip(datagrams(false)).flat_map(|(a, b)| [a, b]).collect();
@@ -144,6 +149,7 @@ fn coalesce() -> Seeds {
         ("tcp4", batch(&stream(false, false))),
         ("tcp4_options", batch(&stream(false, true))),
         ("tcp6_extended", batch(&stream(true, true))),
+        ("tcp4_longest", batch(&longest)),
         ("udp4", batch(&datagrams(false))),
         ("udp6", batch(&datagrams(true))),
         ("interleaved", batch(&interleaved)),
