@@ -1,0 +1,165 @@
+//! Datagrams that come: whose each is, and what it says of the peer.
+//!
+//! Two signs say that a peer and this node no longer share what they did: a sealed packet for a session that is not known
+//! (this node was restarted), and an initiation that is older than one before (the peer was, and its clock set back).
+//! Neither is authentic, so all that follows is a handshake of this node's own to where it came from, if the peer may be
+//! there: the peer would find out by itself, but only after many seconds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use postern_model::{Moment, PublicKey};
+use postern_wireguard::{
+    Admission, Kind, MIN_BUFFER, Opened, TunnelError, classify, constants::REKEY_TIMEOUT, receiver_index,
+};
+
+use super::{Peers, note_due};
+use crate::{
+    Counters, DropReason,
+    forwarder::{self, ForwarderSink, inbound::Arrival},
+};
+
+impl Peers {
+    /// Takes a datagram: says who can open it, or deals with it.
+    pub(in crate::forwarder) fn admit(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) -> Option<Arrival> {
+        let (key, roams) = match self.addressee(from, datagram, sink, now) {
+            Ok(addressee) => addressee?,
+            Err(reason) => {
+                counters.count(reason);
+                if reason == DropReason::NoSession {
+                    self.call_back(from, sink, now);
+                }
+                return None;
+            }
+        };
+        let Some(state) = self.by_key.get_mut(&key) else {
+            counters.count(DropReason::UnknownPeer);
+            return None;
+        };
+        let error = if let Some(index) = receiver_index(datagram) {
+            match state.tunnel.opener(index, now) {
+                Ok(opener) => return Some(Arrival { peer: key, opener }),
+                Err(error) => error,
+            }
+        } else {
+            let mut reply = [0; MIN_BUFFER];
+            let opened = state.tunnel.handle_datagram(datagram, &mut reply, now);
+            if opened.is_ok() && roams {
+                state.note_heard(from, now);
+            }
+            if let Ok(Opened::Reply { datagram, .. }) = &opened {
+                sink.send_datagram(from, datagram);
+            }
+            state.flush(&mut self.out, sink, counters, now);
+            note_due(&mut self.timers, state);
+            match opened {
+                Ok(_) => return None,
+                Err(error) => error,
+            }
+        };
+        counters.count(reason(error));
+        if error == TunnelError::UnknownSession {
+            self.call_back(from, sink, now);
+        } else if error == TunnelError::Replayed && classify(datagram) == Some(Kind::Initiation) {
+            self.call(&key, from, sink, now);
+        }
+        None
+    }
+
+    /// Takes the counter of a datagram that was opened; whether it was not seen before.
+    pub(in crate::forwarder) fn accept(
+        &mut self,
+        arrival: &Arrival,
+        opened: &forwarder::Opened,
+        sink: &mut impl ForwarderSink,
+        counters: &mut Counters,
+        now: Moment,
+    ) -> bool {
+        let Some(state) = self.by_key.get_mut(&arrival.peer) else {
+            counters.count(DropReason::UnknownPeer);
+            return false;
+        };
+        let forwarder::Opened { from, bytes, plain } = *opened;
+        let taken = state.tunnel.accept(arrival.opener.index(), plain.counter, bytes, plain.len > 0, now);
+        match taken {
+            Ok(()) => {
+                state.note_heard(from, now);
+                state.flush(&mut self.out, sink, counters, now);
+                note_due(&mut self.timers, state);
+            }
+            Err(error) => counters.count(reason(error)),
+        }
+        taken.is_ok()
+    }
+
+    /// For which peer a datagram is, and whether it tells where the peer is. Nothing is authenticated yet. `Ok(None)`
+    /// when it was dealt with.
+    fn addressee(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) -> Result<Option<(PublicKey, bool)>, DropReason> {
+        let kind = classify(datagram).ok_or(DropReason::NotWireGuard)?;
+        let (index, roams) = match kind {
+            Kind::Initiation => {
+                return match self.gate.admit(datagram, from, &mut self.out, now) {
+                    Admission::Peer(key) => Ok(Some((key, true))),
+                    Admission::Cookie(reply) => {
+                        sink.send_datagram(from, reply);
+                        Ok(None)
+                    }
+                    Admission::Invalid => Err(DropReason::NotAuthentic),
+                    Admission::Limited => Err(DropReason::HandshakeLimit),
+                };
+            }
+            Kind::Response { tunnel } | Kind::Data { tunnel } => (tunnel, true),
+            // Whoever is asked for a handshake may send one: it is no sign of who answers there.
+            Kind::CookieReply { tunnel } => (tunnel, false),
+        };
+        self.by_index.get(&index).map(|key| Some((*key, roams))).ok_or(DropReason::NoSession)
+    }
+
+    /// Something came from there for a session that is not known: calls who may be there and has none.
+    fn call_back(&mut self, from: SocketAddr, sink: &mut impl ForwarderSink, now: Moment) {
+        let there = self.by_place.get(&from.ip().to_canonical()).cloned().unwrap_or_default();
+        for key in there {
+            if self.by_key.get(&key).is_some_and(|state| !state.tunnel.has_session(now)) {
+                self.call(&key, from, sink, now);
+            }
+        }
+    }
+
+    /// Starts a handshake with a peer that may be there, unless there was one just now.
+    fn call(&mut self, key: &PublicKey, at: SocketAddr, sink: &mut impl ForwarderSink, now: Moment) {
+        let is_there = |ip: IpAddr| ip.to_canonical() == at.ip().to_canonical();
+        let Some(state) = self.by_key.get_mut(key) else { return };
+        let mut known = state.peer.candidates.iter().chain(&state.endpoint);
+        let is_fresh = state.tunnel.stats().last_handshake.is_some_and(|last| now.since(last) < REKEY_TIMEOUT);
+        if is_fresh || !known.any(|known| is_there(known.ip())) {
+            return;
+        }
+        if let Some(initiation) = state.tunnel.start_handshake(&mut self.out, now) {
+            state.calls += 1;
+            sink.send_datagram(at, initiation);
+        }
+        note_due(&mut self.timers, state);
+    }
+}
+
+/// Why a datagram that a tunnel did not take is dropped.
+pub(in crate::forwarder) fn reason(error: TunnelError) -> DropReason {
+    match error {
+        TunnelError::Invalid => DropReason::NotAuthentic,
+        TunnelError::Replayed => DropReason::Replayed,
+        TunnelError::UnknownSession | TunnelError::Expired => DropReason::NoSession,
+        TunnelError::NotIp => DropReason::Malformed,
+    }
+}
