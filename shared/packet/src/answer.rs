@@ -9,6 +9,7 @@ use crate::{
     Parsed, Transport,
     checksum::Sum,
     rewrite::{Endpoints, finish_icmp, write_ip_header},
+    tcp::{ACK, RST},
     transport::{ICMP, TCP},
 };
 
@@ -31,8 +32,6 @@ pub fn reject(packet: &[u8], parsed: &Parsed, out: &mut Vec<u8>) -> bool {
 
 /// A reset with this sequence number, acknowledging `ack` if given.
 pub fn reset(endpoints: &Endpoints, seq: u32, ack: Option<u32>, out: &mut Vec<u8>) {
-    const RST: u8 = 4;
-    const ACK: u8 = 16;
     write_ip_header(out, (endpoints.src, endpoints.dst), TCP, 20, (0, HOPS));
     let at = out.len();
     out.extend_from_slice(&endpoints.src_port.to_be_bytes());

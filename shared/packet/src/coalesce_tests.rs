@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Split, parse,
-    sample::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Sample, URG, sample},
+    sample::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Sample, URG, plain, sample},
     set_partial_checksum,
 };
 
@@ -223,28 +223,6 @@ proptest! {
         let mut buffer = coalesce(&packets, &mut coalescer);
         let after = split_all(&mut buffer, &coalescer);
         prop_assert_eq!(by_flow(&after), by_flow(&packets));
-    }
-}
-
-fn plain(six: bool, tcp: bool) -> Sample {
-    Sample {
-        six,
-        tcp,
-        extended: 0,
-        host: 1,
-        ports: (1, 2),
-        class: 0,
-        hops: 64,
-        label: 0,
-        df: true,
-        id: 0xffff,
-        seq: u32::MAX - 50,
-        ack: 5,
-        window: 6,
-        urgent: 0,
-        flags: ACK,
-        options: vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
-        payload: vec![7; 100],
     }
 }
 

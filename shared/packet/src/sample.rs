@@ -40,6 +40,29 @@ pub(crate) const URG: u8 = 32;
 pub(crate) const ECE: u8 = 64;
 pub(crate) const CWR: u8 = 128;
 
+/// A packet of a flow, with nothing unusual to it.
+pub(crate) fn plain(six: bool, tcp: bool) -> Sample {
+    Sample {
+        six,
+        tcp,
+        extended: 0,
+        host: 1,
+        ports: (1, 2),
+        class: 0,
+        hops: 64,
+        label: 0,
+        df: true,
+        id: 0xffff,
+        seq: u32::MAX - 50,
+        ack: 5,
+        window: 6,
+        urgent: 0,
+        flags: ACK,
+        options: vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
+        payload: vec![7; 100],
+    }
+}
+
 impl Sample {
     /// The packet's bytes, all checksums right.
     pub(crate) fn build(&self) -> Vec<u8> {

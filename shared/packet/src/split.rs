@@ -7,6 +7,7 @@
 use crate::{
     Offload, Parsed,
     offload::{Kind, is_v6, pseudo, set_length},
+    tcp::{CWR, FIN, PSH},
 };
 
 /// Why a packet can't be cut or finished.
@@ -22,10 +23,6 @@ pub enum SplitError {
     #[error("the headers of a packet to be segmented are malformed")]
     Malformed,
 }
-
-const FIN: u8 = 1;
-const PSH: u8 = 8;
-const CWR: u8 = 128;
 
 /// The packets that a super-packet stands for, one after the other. Also finishes the checksum of a plain packet.
 #[derive(Debug)]

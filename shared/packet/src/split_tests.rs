@@ -40,25 +40,8 @@ fn partial(sample: &Sample) -> Vec<u8> {
 
 fn plain() -> Sample {
     let payload = (0..=255).cycle().take(3_000).collect();
-    Sample {
-        six: false,
-        tcp: true,
-        extended: 0,
-        host: 1,
-        ports: (1, 2),
-        class: 0,
-        hops: 64,
-        label: 0,
-        df: true,
-        id: 0xffff,
-        seq: u32::MAX - 700,
-        ack: 5,
-        window: 6,
-        urgent: 0,
-        flags: ACK | FIN | PSH | CWR,
-        options: vec![],
-        payload,
-    }
+    let (seq, flags) = (u32::MAX - 700, ACK | FIN | PSH | CWR);
+    Sample { seq, flags, options: vec![], payload, ..crate::sample::plain(false, true) }
 }
 
 proptest! {

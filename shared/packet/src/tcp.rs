@@ -2,7 +2,15 @@
 
 use crate::{Parsed, checksum};
 
-/// The flags that matter to whoever follows a connection.
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
+pub(crate) const URG: u8 = 32;
+pub(crate) const CWR: u8 = 128;
+
+/// The flags that matter to whoever follows a connection, or passes its segments on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TcpFlags {
     /// Opens.
@@ -13,6 +21,8 @@ pub struct TcpFlags {
     pub fin: bool,
     /// Ends all at once.
     pub rst: bool,
+    /// Has reduced its congestion window (RFC 3168).
+    pub cwr: bool,
 }
 
 /// One segment's header, and how long it is in sequence space.
@@ -45,7 +55,7 @@ impl TcpSegment {
         Some(Self {
             seq: word(4),
             ack: word(8),
-            flags: TcpFlags { fin: flag(1), syn: flag(2), rst: flag(4), ack: flag(16) },
+            flags: TcpFlags { fin: flag(FIN), syn: flag(SYN), rst: flag(RST), ack: flag(ACK), cwr: flag(CWR) },
             payload: u32::try_from(body.len() - header).ok()?,
             window: u16::from_be_bytes([fixed[14], fixed[15]]),
             header,

@@ -15,9 +15,6 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// TCP's flag "congestion window reduced".
-const CWR: u8 = 0x80;
-
 /// What the kernel says of a packet; `None` when it is nothing that was asked for. The checksum of a packet that is not to be cut
 /// is made here, wherever it is: it may lie in what the packet carries, which then is a packet of another tunnel.
 pub(crate) fn decode(header: &[u8; LEN], packet: &mut [u8]) -> Option<Offload> {
@@ -50,8 +47,7 @@ pub(crate) fn encode(packet: &[u8], parsed: &Parsed, offload: Offload) -> [u8; L
     let (kind, length, checksum) = match (parsed.transport, parsed.tcp(packet)) {
         (Transport::Tcp, Some(segment)) => {
             let kind = if parsed.is_v6() { GSO_TCPV6 } else { GSO_TCPV4 };
-            let is_cwr = packet[parsed.offset + 13] & CWR != 0;
-            (if is_cwr { kind | GSO_ECN } else { kind }, segment.header, 16_u16)
+            (if segment.flags.cwr { kind | GSO_ECN } else { kind }, segment.header, 16_u16)
         }
         (Transport::Udp, _) => (GSO_UDP_L4, 8, 6),
         _ => return header,
@@ -86,7 +82,7 @@ mod tests {
         let words: Vec<_> = header[2..].chunks(2).map(|word| u16::from_ne_bytes([word[0], word[1]])).collect();
         assert_eq!(words, [40, 1000, 20, 16]);
         assert_eq!(decode(&header, &mut tcp), Some(super_packet(1000)));
-        tcp[33] |= CWR;
+        tcp[33] |= 0x80; // CWR
         assert_eq!(encode(&tcp, &parse(&tcp).unwrap(), super_packet(1000))[1], GSO_TCPV4 | GSO_ECN);
 
         let mut udp = Vec::new();

@@ -3,14 +3,8 @@
 use crate::{
     Parsed,
     offload::{Kind, is_v6},
+    tcp::{CWR, FIN, PSH, RST, SYN, URG},
 };
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const PSH: u8 = 8;
-const URG: u8 = 32;
-const CWR: u8 = 128;
 
 /// Flags that only the last of several packets has.
 pub(super) const ENDINGS: u8 = FIN | PSH;
