@@ -169,6 +169,7 @@ impl Core {
             installed,
             renew_certificate_in,
             checks: self.checks(),
+            relays: Vec::new(),
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
     }
@@ -260,7 +261,10 @@ impl Core {
             NodeMessage::GrantRevoked { grant, cut } => self.enforcement.acknowledged(device, grant, cut, moment),
             NodeMessage::Settled { revision } => self.enforcement.settled(device, revision, moment),
             NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
-            NodeMessage::Posture { .. } | NodeMessage::Activity { .. } | NodeMessage::RenewCertificate { .. } => {}
+            NodeMessage::HomeRelay { .. }
+            | NodeMessage::Posture { .. }
+            | NodeMessage::Activity { .. }
+            | NodeMessage::RenewCertificate { .. } => {}
         }
     }
 

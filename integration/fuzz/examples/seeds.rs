@@ -215,6 +215,7 @@ fn control() -> Seeds {
         gateway: PublicKey([7; 32]),
         preshared_key: PresharedKey::new([9; 32]),
         candidates: candidates.clone(),
+        relayed: None,
     };
     let install = InstallGrant {
         grant,
@@ -227,6 +228,7 @@ fn control() -> Seeds {
         },
         preshared_key: PresharedKey::new([9; 32]),
         candidates: candidates.clone(),
+        relayed: None,
         resource,
         resource_name: "wiki".parse().expect("a name"),
         resource_addr,
@@ -256,11 +258,13 @@ fn control() -> Seeds {
         installed: vec![install.clone()],
         renew_certificate_in: lease,
         checks: vec![],
+        relays: vec![],
     };
     let hello = Hello {
         instance: [1; 16],
         wireguard_port: 51_820,
         candidates: candidates.clone(),
+        relay: None,
         posture: Posture::default(),
     };
     let enrol = Enrol {

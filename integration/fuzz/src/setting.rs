@@ -39,6 +39,7 @@ pub(crate) fn welcome() -> Welcome {
         installed: vec![],
         renew_certificate_in: Duration::from_secs(86_400),
         checks: vec![],
+        relays: vec![],
     }
 }
 

@@ -108,6 +108,7 @@ impl Coordinator {
             instance: [1; 16],
             wireguard_port: outside.port(),
             candidates: vec![Candidate { addr: outside, kind: CandidateKind::Host }],
+            relay: None,
             posture: Posture::default(),
         };
         self.transact(|core, env| core.propose_connect(device, &hello, outside, env), now);

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 pub enum CandidateKind {
     /// An address of one of the node's interfaces.
     Host,
-    /// The address that the coordinator saw the node's connection come from, with the node's WireGuard port.
+    /// The address at which others see it: what a relay or the coordinator answered to a STUN request from the WireGuard
+    /// socket, or the address that the node's session comes from, with the node's WireGuard port.
     Observed,
+    /// The address at which a router was asked to pass packets on to it (PCP, NAT-PMP, UPnP).
+    Mapped,
     /// In a way that this version does not know; it may be tried like any other.
     #[serde(other)]
     Unknown,

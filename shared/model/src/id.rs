@@ -93,3 +93,7 @@ id!(
     /// An API key.
     ApiKeyId
 );
+id!(
+    /// A relay.
+    RelayId
+);

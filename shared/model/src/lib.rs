@@ -41,7 +41,7 @@ pub use candidate::Candidate;
 pub use check::{Check, Found};
 pub use decision::{Decision, DenyReason};
 pub use filter::{Filter, Protocol};
-pub use id::{ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, ResourceId, SiteId, TokenId, UserId};
+pub use id::{ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, RelayId, ResourceId, SiteId, TokenId, UserId};
 pub use key::{PresharedKey, PublicKey, SecretBytes, Sha256};
 pub use name::{ApiKeyName, Fqdn, GroupName, NameError, ResourceName, SiteName, TagName, UserName};
 pub use policy::{Condition, Effect, Scope, ScopeName};

@@ -5,6 +5,8 @@ use std::time::Duration;
 use postern_model::{Candidate, DenyReason, Filter, Fqdn, GrantId, PresharedKey, PublicKey, ResourceId};
 use serde::{Deserialize, Serialize};
 
+use crate::relay::RelayedPeer;
+
 /// This device asks for one resource; also how a lease is renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest {
@@ -47,4 +49,7 @@ pub struct Granted {
     pub preshared_key: PresharedKey,
     /// Where the gateway may be reached.
     pub candidates: Vec<Candidate>,
+    /// How it may be reached through relays, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<RelayedPeer>,
 }

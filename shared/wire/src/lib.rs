@@ -13,11 +13,13 @@
 //!
 //! - [`frame`]: length prefix, version, bounds; [`frame::Decoder`]
 //! - [`enrol`], [`session`], [`access`]: the messages; `checks`: how posture checks are read
+//! - [`relay`]: what a node and a relay say to each other
 
 pub mod access;
 pub mod enrol;
 pub mod explain;
 pub mod frame;
+pub mod relay;
 pub mod session;
 
 mod checks;
@@ -28,6 +30,7 @@ pub use access::{AccessReply, AccessRequest, Granted};
 pub use enrol::{Enrol, EnrolRefusal, EnrolReply, Enrolled};
 pub use explain::{ExplainReply, ExplainRequest, Lack};
 pub use frame::{Decoder, FrameError, Limit};
+pub use relay::{Pass, RelayEntry, RelayNews, RelayRequest, RelayedPeer, SignedPass};
 pub use session::{
     CatalogueEntry, CoordinatorMessage, Eviction, Hello, InstallGrant, NodeMessage, PeerDevice, Welcome, WelcomeError,
 };

@@ -8,11 +8,14 @@ use std::{
 use postern_model::activity::{FlowEntry, SpoolId};
 use postern_model::{
     Candidate, Check, DenyReason, DeviceId, Filter, Fqdn, GrantId, NetworkRanges, OverlayAddr, Posture, PresharedKey,
-    PublicKey, ResourceId, ResourceName, Revision, SiteId, Target,
+    PublicKey, RelayId, ResourceId, ResourceName, Revision, SiteId, Target,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::access::Granted;
+use crate::{
+    access::Granted,
+    relay::{RelayEntry, RelayedPeer},
+};
 
 /// Opens a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Hello {
     pub wireguard_port: u16,
     /// Where the node may be reached.
     pub candidates: Vec<Candidate>,
+    /// The relay at which it waits for peers, if it is connected to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayId>,
     /// What the device says of itself.
     pub posture: Posture,
 }
@@ -58,6 +64,9 @@ pub struct Welcome {
     /// [`MAX_CHECKS`](postern_model::check::MAX_CHECKS).
     #[serde(default, deserialize_with = "crate::checks::deserialize")]
     pub checks: Vec<Check>,
+    /// The relays of the network.
+    #[serde(default)]
+    pub relays: Vec<RelayEntry>,
 }
 
 /// Why a node does not do as a [`Welcome`] says: it would lead away more of the machine's traffic or names than an overlay has.
@@ -137,6 +146,9 @@ pub struct InstallGrant {
     pub preshared_key: PresharedKey,
     /// Where the client may be reached.
     pub candidates: Vec<Candidate>,
+    /// How it may be reached through relays, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<RelayedPeer>,
     /// To which resource.
     pub resource: ResourceId,
     /// Its name.
@@ -183,6 +195,11 @@ pub enum NodeMessage {
     Candidates {
         /// All of them.
         candidates: Vec<Candidate>,
+    },
+    /// The node now waits for peers at this relay, or at none.
+    HomeRelay {
+        /// Which.
+        relay: Option<RelayId>,
     },
     /// What the device now says of itself.
     Posture {
@@ -243,6 +260,11 @@ pub enum CoordinatorMessage {
         /// At most [`MAX_CHECKS`](postern_model::check::MAX_CHECKS).
         #[serde(deserialize_with = "crate::checks::deserialize")]
         checks: Vec<Check>,
+    },
+    /// The network has these relays from now on.
+    Relays {
+        /// All of them.
+        relays: Vec<RelayEntry>,
     },
     /// The fresh certificate.
     Certificate {
@@ -317,6 +339,7 @@ mod tests {
             installed: vec![],
             renew_certificate_in: Duration::from_secs(1),
             checks: vec![],
+            relays: vec![],
         }
     }
 

@@ -368,7 +368,7 @@ pub(crate) fn posture() -> Posture {
 
 pub(crate) fn hello(instance: [u8; 16]) -> Hello {
     let candidates = vec![Candidate { addr: "198.51.100.7:51820".parse().unwrap(), kind: CandidateKind::Host }];
-    Hello { instance, wireguard_port: 51820, candidates, posture: posture() }
+    Hello { instance, wireguard_port: 51820, candidates, relay: None, posture: posture() }
 }
 
 /// Ids in no order that a test could rely on (splitmix64, Steele et al. 2014).

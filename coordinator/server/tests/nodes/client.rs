@@ -201,6 +201,7 @@ pub(crate) fn hello_of(instance: u8) -> Opening {
         instance: [instance; 16],
         wireguard_port: 4000,
         candidates: Vec::new(),
+        relay: None,
         posture: postern_model::Posture::default(),
     })
 }

@@ -98,7 +98,8 @@ impl NodeHandle {
         let (done, from_work) = mpsc::channel(256);
         let (dns, from_dns) = mpsc::channel(256);
         let (resolver_news, resolver) = mpsc::channel(1);
-        let hello = Hello { instance, wireguard_port, candidates: Vec::new(), posture: Posture::default() };
+        let hello =
+            Hello { instance, wireguard_port, candidates: Vec::new(), relay: None, posture: Posture::default() };
         let (hello, latest_hello) = watch::channel(hello);
         let (wanted, latest_wanted) = watch::channel(Wanted::default());
         let (identity, latest_identity) = watch::channel(Arc::new(identity));

@@ -30,6 +30,7 @@ impl Engine {
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
+            | CoordinatorMessage::Relays { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

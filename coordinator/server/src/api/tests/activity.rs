@@ -16,6 +16,7 @@ impl Setting {
             instance: [1; 16],
             wireguard_port: 4000,
             candidates: vec![],
+            relay: None,
             posture: Posture { hostname: "laptop".into(), ..Posture::default() },
         };
         let from = "192.0.2.1:4000".parse().unwrap();

@@ -123,7 +123,13 @@ async fn devices_and_grants() {
     assert!(row["addr"]["v4"].is_string() && row["addr"]["v6"].is_string(), "{row}");
     assert_eq!(setting.get("/sites").await.is(200)[0]["gateways"], json!(["door"]));
 
-    let hello = Hello { instance: [1; 16], wireguard_port: 51820, candidates: vec![], posture: Posture::default() };
+    let hello = Hello {
+        instance: [1; 16],
+        wireguard_port: 51820,
+        candidates: vec![],
+        relay: None,
+        posture: Posture::default(),
+    };
     let from = "192.0.2.9:4000".parse().unwrap();
     setting.coordinator.connect(gateway, 1, hello.clone(), from, std::time::Duration::ZERO).await.unwrap();
     setting.coordinator.connect(laptop, 2, hello, from, std::time::Duration::ZERO).await.unwrap();

@@ -73,6 +73,7 @@ pub(super) fn granted(number: u8, of: u8) -> Granted {
         gateway: GATEWAY,
         preshared_key: PresharedKey::new([9; 32]),
         candidates: vec![candidate(1)],
+        relayed: None,
     }
 }
 
@@ -94,6 +95,7 @@ pub(super) fn install(number: u8, target: &str) -> InstallGrant {
         client: client(0),
         preshared_key: PresharedKey::new([9; 32]),
         candidates: vec![candidate(2)],
+        relayed: None,
         resource: resource(number),
         resource_name: NAMES[usize::from(number)].parse().unwrap(),
         resource_addr: resource_addr(number),
@@ -120,6 +122,7 @@ pub(super) fn welcome(catalogue: &[u8]) -> Welcome {
         installed: vec![],
         renew_certificate_in: secs(86_400),
         checks: vec![],
+        relays: vec![],
     }
 }
 
