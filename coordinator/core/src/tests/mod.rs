@@ -45,6 +45,7 @@ pub(crate) fn world() -> World {
         devices: vec![],
         tokens: vec![],
         api_keys: vec![],
+        relays: vec![],
         grants: vec![],
     }
 }

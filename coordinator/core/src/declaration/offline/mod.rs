@@ -109,6 +109,7 @@ fn world(devices: Vec<Device>, env: &mut Env<'_>) -> World {
         devices,
         tokens: vec![],
         api_keys: vec![],
+        relays: vec![],
         grants: vec![],
     }
 }
