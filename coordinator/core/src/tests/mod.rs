@@ -16,6 +16,7 @@ mod office;
 mod plan_scale;
 mod presence;
 mod random;
+mod relays;
 mod removal;
 mod revocation;
 mod scale;

@@ -172,7 +172,9 @@ pub(crate) fn change(which: u8, n: u8, kind: u8) -> Change {
         21 => Change::PutRelay(Relay {
             id: relay_id(n),
             name: format!("x{n}").parse().unwrap(),
-            address: [format!("r{n}.example.com:443"), format!("[2001:db8::{n}]:8443")][usize::from(kind % 2)].parse().unwrap(),
+            address: [format!("r{n}.example.com:443"), format!("[2001:db8::{n}]:8443")][usize::from(kind % 2)]
+                .parse()
+                .unwrap(),
             pin: Sha256([n; 32]),
             created_at: later(kind),
         }),

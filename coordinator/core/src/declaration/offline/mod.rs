@@ -137,5 +137,6 @@ fn config() -> CoreConfig {
         requests_per_device: 1,
         // No device is ever told anything that comes of it.
         psk_master: SecretBytes::new([0; 32]),
+        relays: None,
     }
 }
