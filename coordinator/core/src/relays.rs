@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use postern_model::{
-    DeviceId, PublicKey, RelayId, Timestamp,
+    DeviceId, PublicKey, RelayId, Timestamp, TrustKey,
     change::Change,
     grant::Grant,
     record::{Device, Relay},
@@ -27,6 +27,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 pub struct RelayConfig {
     /// Signs passes.
     pub signer: PassSigner,
+    /// What relays check them with.
+    pub trust: TrustKey,
     /// The relay inside this coordinator, if it is one.
     pub own: Option<RelayEntry>,
 }
@@ -39,6 +41,11 @@ impl PassSigner {
     /// Signs with this.
     pub fn new(sign: impl Fn(&[u8]) -> [u8; 64] + Send + Sync + 'static) -> Self {
         Self(Arc::new(sign))
+    }
+
+    /// Signs these bytes.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        (self.0)(bytes)
     }
 }
 
@@ -59,6 +66,16 @@ impl Core {
     pub fn home_relay(&self, device: DeviceId) -> Option<RelayId> {
         let id = *self.homes.get(&device)?;
         self.has_relay(id).then_some(id)
+    }
+
+    /// How many devices that are connected wait at a relay.
+    pub fn waiting_at(&self, relay: RelayId) -> usize {
+        self.sessions.keys().filter(|device| self.homes.get(device) == Some(&relay)).count()
+    }
+
+    /// What relays check passes with, where there are any.
+    pub fn trust_key(&self) -> Option<TrustKey> {
+        self.config.relays.as_ref().map(|config| config.trust)
     }
 
     fn has_relay(&self, id: RelayId) -> bool {
@@ -93,8 +110,7 @@ impl Core {
             return None;
         }
         let pass = Pass { key: holder.key, holder: holder.wireguard, peer, expires };
-        let PassSigner(sign) = &config.signer;
-        Some(SignedPass { signature: sign(&pass.signed_bytes()), pass })
+        Some(SignedPass { signature: config.signer.sign(&pass.signed_bytes()), pass })
     }
 
     /// The relays as they are now, if the changes are about them.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_model::{DeviceId, Sha256, record::Device};
+use postern_model::{DeviceId, Sha256, TrustKey, record::Device};
 use postern_wire::{CoordinatorMessage, NodeMessage, RelayEntry, SignedPass, Welcome};
 
 use super::{
@@ -28,7 +28,7 @@ fn own() -> RelayEntry {
 /// The office, at a coordinator that has relays; all reconnect.
 fn relayed_office(own: Option<RelayEntry>) -> Office {
     let mut office = office();
-    let relays = Some(RelayConfig { signer: PassSigner::new(sign), own });
+    let relays = Some(RelayConfig { signer: PassSigner::new(sign), trust: TrustKey([8; 32]), own });
     office.shell.core = Core::new(office.shell.core.state().world(), CoreConfig { relays, ..config() });
     office.shell.nodes.clear();
     office.shell.connect(office.laptop);
@@ -84,7 +84,7 @@ fn both_ends_of_a_grant_get_a_pass_for_the_other_that_outlives_the_lease() {
 
 #[test]
 fn where_there_are_no_relays_nobody_hears_of_any() {
-    for config in [None, Some(RelayConfig { signer: PassSigner::new(sign), own: None })] {
+    for config in [None, Some(RelayConfig { signer: PassSigner::new(sign), trust: TrustKey([8; 32]), own: None })] {
         let mut office = office();
         let world = office.shell.core.state().world();
         office.shell.core = Core::new(world, CoreConfig { relays: config, ..super::shell::config() });
