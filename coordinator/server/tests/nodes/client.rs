@@ -180,6 +180,14 @@ pub(crate) async fn session(connection: &Connection) -> Stream {
     session
 }
 
+/// Hears the certificate that was asked for, and the pass for relays that comes with it: which first is nobody's promise.
+pub(crate) async fn renewed(session: &mut Stream) {
+    let mut heard: [CoordinatorMessage; 2] = [session.hear().await, session.hear().await];
+    heard.sort_by_key(|message| matches!(message, CoordinatorMessage::Relays { .. }));
+    let is_all = matches!(heard, [CoordinatorMessage::Certificate { .. }, CoordinatorMessage::Relays { .. }]);
+    assert!(is_all, "{heard:?}");
+}
+
 /// Whether a future is ready without waiting, and with what.
 pub(crate) async fn at_once<F: Future>(future: F) -> Option<F::Output> {
     tokio::select! {
