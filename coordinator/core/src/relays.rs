@@ -35,7 +35,9 @@ pub struct RelayConfig {
 
 /// Makes an Ed25519 signature; the same for the same bytes.
 #[derive(Clone)]
-pub struct PassSigner(Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>);
+pub struct PassSigner(Arc<Sign>);
+
+type Sign = dyn Fn(&[u8]) -> [u8; 64] + Send + Sync;
 
 impl PassSigner {
     /// Signs with this.

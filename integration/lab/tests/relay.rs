@@ -1,7 +1,7 @@
 //! A relay on its own, as an admin sets it up. That nodes meet there is `relayed`.
 
 use anyhow::{Context as _, Result, ensure};
-use postern_lab::{Background, Host, Office, binary, eventually};
+use postern_lab::{Background, Host, Office, eventually, postern::binary};
 
 const RELAY: &str = "203.0.113.40";
 

@@ -21,6 +21,7 @@ pub struct AccessRequest {
 /// The coordinator's answer. `Granted` comes only after the gateway has acknowledged the grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "answers are made one at a time, and most of them are grants")]
 pub enum AccessReply {
     /// Yes; replaces any grant that the device held for the resource.
     Granted(Granted),

@@ -98,7 +98,7 @@ impl World {
                 Output::Link(from, None) => {
                     assert!(self.table.remove(&from).is_some(), "{from:?} was linked");
                 }
-                Output::News(connection, news) => self.hear(connection, news),
+                Output::News(connection, news) => self.hear(connection, &news),
                 Output::Close(connection, code, _) => {
                     self.told.remove(&connection);
                     self.closed.push((connection, code));
@@ -107,9 +107,9 @@ impl World {
         }
     }
 
-    fn hear(&mut self, connection: u64, news: RelayNews) {
+    fn hear(&mut self, connection: u64, news: &RelayNews) {
         let told = self.told.get_mut(&connection).expect("it is connected");
-        match news {
+        match *news {
             RelayNews::Opened { peer, channel } => {
                 let (whom, _) = *told.entry(channel).or_insert((peer, false));
                 assert_eq!(whom, peer, "channel {channel} is another's");
