@@ -61,8 +61,8 @@ pub(super) struct Peers {
     mtu: u16,
     calls: Calls,
     timers: Timers,
-    /// Those whose time has come.
-    ready: Vec<PublicKey>,
+    /// Times that have come, and whose they were.
+    ready: Vec<(Moment, PublicKey)>,
     /// Datagrams are made here.
     out: Vec<u8>,
 }
@@ -258,8 +258,8 @@ impl Peers {
         self.call_next(sink, now);
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(std::iter::from_fn(|| self.timers.pop(now)));
-        for key in ready.drain(..) {
-            let Some(state) = self.by_key.get_mut(&key) else { continue };
+        for (at, key) in ready.drain(..) {
+            let Some(state) = self.by_key.get_mut(&key).filter(|state| state.armed == Some(at)) else { continue };
             state.armed = None;
             for _ in 0..state.queue.expire(now) {
                 counters.count(DropReason::PendingTimeout);
