@@ -107,6 +107,10 @@ impl Peers {
         sink: &mut impl ForwarderSink,
         now: Moment,
     ) -> Result<Option<(PublicKey, bool)>, DropReason> {
+        if from.port() == 0 {
+            // Nothing can be sent there, and the kernel refuses a whole batch for it.
+            return Err(DropReason::Malformed);
+        }
         let kind = classify(datagram).ok_or(DropReason::NotWireGuard)?;
         let (index, roams) = match kind {
             Kind::Initiation => {
