@@ -86,6 +86,8 @@ impl Ingress {
         self.accept(&messages, shared, exit);
         self.join();
         self.pass(shared, exit);
+        // They hold keys, which are to go when their sessions do.
+        self.arrivals.clear();
         exit.batch.flush();
     }
 

@@ -5,6 +5,7 @@
 //! without it.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
@@ -17,7 +18,6 @@ use std::{
 use postern_engine::{Forwarder, ForwarderSink, Miss};
 use postern_model::Moment;
 use postern_packet::Ecn;
-use rustc_hash::FxHashMap;
 use rustix::{
     event::{EventfdFlags, eventfd},
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
@@ -194,8 +194,8 @@ impl Core {
 /// know the answer for one.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    /// Of places that authentic datagrams came from.
-    known: FxHashMap<SocketAddr, IpAddr>,
+    /// Of places that authentic datagrams came from. Peers choose those, so what hashes alike depends on a secret.
+    known: HashMap<SocketAddr, IpAddr>,
     /// Of the datagram that is looked at, which anyone may have sent: only answers to it go by that.
     asked: Option<(SocketAddr, IpAddr)>,
 }

@@ -126,11 +126,12 @@ pub struct Forwarder {
 impl Forwarder {
     /// A forwarder that drops everything until it is given a table.
     pub fn new(private: PrivateKey, now: Moment) -> Self {
+        let secret = private.hash_seed();
         Self {
             table: None,
             peers: Peers::new(private, now),
-            client: ClientFlows::default(),
-            gateway: GatewayFlows::default(),
+            client: ClientFlows::new(secret),
+            gateway: GatewayFlows::new(secret),
             activity: Activity::default(),
             answers: Answers::new(now),
             counters: Counters::default(),
