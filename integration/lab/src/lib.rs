@@ -9,9 +9,11 @@
 //! - [`postern`]: the coordinator and nodes, driven as their users drive them
 //! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
+//! - [`nat`]: routers that translate addresses, of each kind; firewalls
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`wait`]: waiting for a condition instead of sleeping
 
+pub mod nat;
 pub mod office;
 pub mod postern;
 pub mod process;
@@ -20,6 +22,7 @@ pub mod servers;
 pub mod topology;
 pub mod wait;
 
+pub use nat::{NatKind, Router};
 pub use office::Office;
 pub use postern::{Coordinator, Node};
 pub use process::{Background, Output};
