@@ -10,15 +10,20 @@
 //! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`nat`]: routers that translate addresses, of each kind; firewalls
+//! - [`shaper`]: lines with latency, loss, reordering and a rate
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
+//! - [`random`]: numbers that a seed repeats
 //! - [`wait`]: waiting for a condition instead of sleeping
 
+mod device;
 pub mod nat;
 pub mod office;
 pub mod postern;
 pub mod process;
+pub mod random;
 pub mod resolved;
 pub mod servers;
+pub mod shaper;
 pub mod topology;
 pub mod wait;
 
@@ -26,5 +31,6 @@ pub use nat::{NatKind, Router};
 pub use office::Office;
 pub use postern::{Coordinator, Node};
 pub use process::{Background, Output};
+pub use shaper::{Shape, ShapedLink};
 pub use topology::{Host, Lab, Segment};
 pub use wait::eventually;
