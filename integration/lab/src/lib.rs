@@ -12,11 +12,13 @@
 //! - [`nat`]: routers that translate addresses, of each kind; firewalls
 //! - [`shaper`]: lines with latency, loss, reordering and a rate
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
+//! - [`nat_office`]: the same scene with a router of some kind in front of the laptop, and one in front of the gateway
 //! - [`random`]: numbers that a seed repeats
 //! - [`wait`]: waiting for a condition instead of sleeping
 
 mod device;
 pub mod nat;
+pub mod nat_office;
 pub mod office;
 pub mod postern;
 pub mod process;
@@ -28,6 +30,7 @@ pub mod topology;
 pub mod wait;
 
 pub use nat::{NatKind, Router};
+pub use nat_office::NatOffice;
 pub use office::Office;
 pub use postern::{Coordinator, Node};
 pub use process::{Background, Output};

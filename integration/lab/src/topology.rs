@@ -174,6 +174,12 @@ impl Host {
         Ok(())
     }
 
+    /// Takes an interface away, with its addresses and routes.
+    pub fn unlink(&self, name: &str) -> Result<()> {
+        self.ip(&["link", "del", name])?;
+        Ok(())
+    }
+
     /// Runs `ip` in the host.
     pub fn ip(&self, words: &[&str]) -> Result<String> {
         ip(&[&["-n", self.namespace.as_str()], words].concat())

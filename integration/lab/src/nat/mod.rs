@@ -88,7 +88,8 @@ pub struct Router {
     inside: Segment,
     inside_address: String,
     outside_address: String,
-    via: Option<String>,
+    /// Destinations outside, and the routers that lead to them.
+    routes: Vec<(String, String)>,
     rules: Rules,
 }
 
@@ -121,10 +122,10 @@ impl Router {
             inside: inside.segment.clone(),
             inside_address: inside.address.into(),
             outside_address: outside.address.into(),
-            via: via.map(Into::into),
+            routes: via.map(|via| ("default".into(), via.into())).into_iter().collect(),
             rules,
         };
-        router.set_default_route()?;
+        router.set_routes()?;
         router.apply()?;
         Ok(router)
     }
@@ -152,6 +153,12 @@ impl Router {
     /// What holds now.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Adds a route on the outside, for good.
+    pub fn add_route(&mut self, to: &str, via: &str) -> Result<()> {
+        self.routes.push((to.into(), via.into()));
+        self.set_routes()
     }
 
     /// Connects a host to the private segment as interface `name`, with its default route through this router, and
@@ -198,7 +205,7 @@ impl Router {
         self.host.ip(&["addr", "del", &self.outside_address, "dev", OUTSIDE])?;
         self.host.ip(&["addr", "add", address, "dev", OUTSIDE])?;
         self.outside_address = address.into();
-        self.set_default_route()?;
+        self.set_routes()?;
         self.apply()?;
         self.forget()
     }
@@ -206,12 +213,13 @@ impl Router {
     /// Takes the line away, or brings it back.
     pub fn set_up(&self, up: bool) -> Result<()> {
         self.host.ip(&["link", "set", OUTSIDE, if up { "up" } else { "down" }])?;
-        if up { self.set_default_route() } else { Ok(()) }
+        if up { self.set_routes() } else { Ok(()) }
     }
 
-    fn set_default_route(&self) -> Result<()> {
-        if let Some(via) = &self.via {
-            self.host.ip(&["route", "replace", "default", "via", via])?;
+    /// They are gone whenever the outside address or interface was.
+    fn set_routes(&self) -> Result<()> {
+        for (to, via) in &self.routes {
+            self.host.ip(&["route", "replace", to, "via", via])?;
         }
         Ok(())
     }
