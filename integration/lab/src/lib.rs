@@ -13,10 +13,12 @@
 //! - [`shaper`]: lines with latency, loss, reordering and a rate
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`nat_office`]: the same scene with a router of some kind in front of the laptop, and one in front of the gateway
+//! - [`live`]: a download and an ssh session that have to live through what a test does to the network
 //! - [`random`]: numbers that a seed repeats
 //! - [`wait`]: waiting for a condition instead of sleeping
 
 mod device;
+pub mod live;
 pub mod nat;
 pub mod nat_office;
 pub mod office;
@@ -29,6 +31,7 @@ pub mod shaper;
 pub mod topology;
 pub mod wait;
 
+pub use live::LiveTraffic;
 pub use nat::{NatKind, Router};
 pub use nat_office::NatOffice;
 pub use office::Office;

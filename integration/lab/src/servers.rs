@@ -8,7 +8,7 @@ use crate::{process::Background, topology::Host, wait::eventually};
 
 /// A web server on `[::]:port` and `0.0.0.0:port`. `/` answers with `greeting`, `/address` with the client's address,
 /// `/big` with 256 MiB of zeros, 2 MiB of them each second: the pace is the server's, so that nothing waits unread at the client
-/// when the connection is cut.
+/// when the connection is cut. `/live`, if the test puts it into `nginx-PORT/www`, comes with 512 KiB each second.
 pub fn nginx(host: &Host, port: u16, greeting: &str) -> Result<Background> {
     let dir = host.dir().join(format!("nginx-{port}"));
     fs::create_dir_all(dir.join("www"))?;
@@ -24,6 +24,7 @@ pub fn nginx(host: &Host, port: u16, greeting: &str) -> Result<Background> {
              listen {port}; listen [::]:{port}; root {dir}/www; default_type text/plain;
              location = / {{ return 200 \"{greeting}\\n\"; }}
              location = /big {{ limit_rate 2m; }}
+             location = /live {{ limit_rate 512k; }}
              location = /address {{ return 200 \"$remote_addr\\n\"; }}
            }}
          }}",
