@@ -8,12 +8,14 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::OpenOptionsExt as _,
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// What comes out of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,5 +70,33 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// What wakes a thread that waits for devices.
+#[derive(Debug)]
+pub(crate) struct Wake(OwnedFd);
+
+impl Wake {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?))
+    }
+
+    /// The thread's [`Self::wait`] returns, or its next one.
+    pub(crate) fn wake(&self) {
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until a device has something, or the time is over, or it is woken.
+    pub(crate) fn wait(&self, devices: &[Device], timeout: Option<Duration>) -> Result<()> {
+        let mut fds: Vec<_> = devices.iter().map(|device| PollFd::new(device, PollFlags::IN)).collect();
+        fds.push(PollFd::new(&self.0, PollFlags::IN));
+        let timeout = timeout.map(Timespec::try_from).transpose().context("a time to wait")?;
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        Ok(())
     }
 }

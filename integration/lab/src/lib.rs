@@ -10,6 +10,7 @@
 //! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`nat`]: routers that translate addresses, of each kind; firewalls
+//! - [`nat64`]: a network without IPv4, and the router that leads out of it
 //! - [`shaper`]: lines with latency, loss, reordering and a rate
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`nat_office`]: the same scene with a router of some kind in front of the laptop, and one in front of the gateway
@@ -20,6 +21,7 @@
 mod device;
 pub mod live;
 pub mod nat;
+pub mod nat64;
 pub mod nat_office;
 pub mod office;
 pub mod postern;
@@ -34,6 +36,7 @@ pub mod wait;
 pub use live::LiveTraffic;
 pub use nat::{NatKind, Router};
 pub use nat_office::NatOffice;
+pub use nat64::Nat64;
 pub use office::Office;
 pub use postern::{Coordinator, Node};
 pub use process::{Background, Output};

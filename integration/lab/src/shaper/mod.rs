@@ -11,7 +11,6 @@ mod line;
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +19,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use anyhow::Result;
 
 use self::line::Line;
 pub use self::line::{Counts, Shape};
 use crate::{
-    device::{Device, Layer},
+    device::{Device, Layer, Wake},
     topology::{Lab, Segment},
     wait::now,
 };
@@ -47,7 +45,7 @@ pub struct ShapedLink {
 struct Shared {
     lines: Mutex<[Line; 2]>,
     ended: AtomicBool,
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 impl Lab {
@@ -65,8 +63,7 @@ impl Lab {
         };
         let devices = [open(a)?, open(b)?];
         let lines = [Line::new(shape.clone(), 1), Line::new(shape, 2)];
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared { lines: Mutex::new(lines), ended: AtomicBool::new(false), wake });
+        let shared = Arc::new(Shared { lines: Mutex::new(lines), ended: AtomicBool::new(false), wake: Wake::new()? });
         let thread = thread::Builder::new().name(name).spawn({
             let shared = shared.clone();
             move || shared.carry(&devices)
@@ -81,7 +78,7 @@ impl ShapedLink {
         for line in self.shared.lines().iter_mut() {
             line.set(shape.clone());
         }
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 
     /// What became of the frames so far: from the first segment to the second, and back.
@@ -94,7 +91,7 @@ impl ShapedLink {
 impl Drop for ShapedLink {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
-        self.shared.wake();
+        self.shared.wake.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -106,16 +103,12 @@ impl Shared {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
     /// The thread: ends with the handle, or when a device is gone with its segment.
     fn carry(&self, devices: &[Device; 2]) {
         let mut buffer = vec![0; FRAME];
         while !self.ended.load(Ordering::Relaxed) {
             let Ok(due) = self.turn(devices, &mut buffer) else { return };
-            if self.wait(devices, due).is_err() {
+            if self.wake.wait(devices, due).is_err() {
                 return;
             }
         }
@@ -135,20 +128,5 @@ impl Shared {
         }
         let next = lines.iter().filter_map(Line::next_due).min();
         Ok(next.map(|due| due.saturating_duration_since(now())))
-    }
-
-    fn wait(&self, devices: &[Device; 2], timeout: Option<Duration>) -> Result<()> {
-        let mut fds = [
-            PollFd::new(&devices[0], PollFlags::IN),
-            PollFd::new(&devices[1], PollFlags::IN),
-            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
-        ];
-        let timeout = timeout.map(Timespec::try_from).transpose().context("a time to wait")?;
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        Ok(())
     }
 }
