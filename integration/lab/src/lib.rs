@@ -11,6 +11,7 @@
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`nat`]: routers that translate addresses, of each kind; firewalls
 //! - [`nat64`]: a network without IPv4, and the router that leads out of it
+//! - [`proxy`]: an HTTP proxy for networks that let out nothing else
 //! - [`shaper`]: lines with latency, loss, reordering and a rate
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`nat_office`]: the same scene with a router of some kind in front of the laptop, and one in front of the gateway
@@ -26,6 +27,7 @@ pub mod nat_office;
 pub mod office;
 pub mod postern;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod resolved;
 pub mod servers;
@@ -40,6 +42,7 @@ pub use nat64::Nat64;
 pub use office::Office;
 pub use postern::{Coordinator, Node};
 pub use process::{Background, Output};
+pub use proxy::Proxy;
 pub use shaper::{Shape, ShapedLink};
 pub use topology::{Host, Lab, Segment};
 pub use wait::eventually;

@@ -15,8 +15,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use postern_lab::{
-    Host, Lab, NatKind, Router, Segment,
+    Host, Lab, NatKind, Proxy, Router, Segment,
     nat::{Firewall, Rules, Side, Tcp},
+    servers,
 };
 
 const PORT: u16 = 5000;
@@ -323,5 +324,26 @@ fn a_firewall_drops_what_it_is_to_drop_of_open_flows_too() -> Result<()> {
     connects(&scene.inside, at(TWO, 443))?;
     does_not_connect(&scene.inside, at(ONE, 443))?;
     drop(other);
+    Ok(())
+}
+
+#[test]
+fn a_proxy_leads_out_of_a_network_that_lets_out_nothing_else() -> Result<()> {
+    let mut scene = scene(NatKind::PortRestricted)?;
+    let https = servers::nginx(&scene.one, 443, "by way of the proxy")?;
+    let http = servers::nginx(&scene.one, 80, "forbidden")?;
+    let proxy = Proxy::start(&scene.two, TWO.into(), 3128, &[443])?;
+    let firewall = Firewall { blocks_udp: true, tcp: Tcp::To(TWO.into()), ..Firewall::default() };
+    scene.router.change(|rules| rules.firewall = firewall)?;
+    let curl =
+        |words: &[&str]| scene.inside.run(&[&["curl", "-sS", "--max-time", "5", "--proxytunnel"], words].concat());
+
+    let page = curl(&["-x", &proxy.url(), "http://203.0.113.11:443/"])?.success()?;
+    ensure!(page.contains("by way of the proxy"), "{page}");
+    ensure!(proxy.requests() == ["CONNECT 203.0.113.11:443 HTTP/1.1"], "{:?}", proxy.requests());
+    let refused = curl(&["-x", &proxy.url(), "http://203.0.113.11:80/"])?;
+    ensure!(!refused.ok() && refused.stderr.contains("403"), "{refused:?}");
+    does_not_connect(&scene.inside, at(ONE, 443)).context("not without it")?;
+    drop((https, http));
     Ok(())
 }
