@@ -17,13 +17,17 @@
 //! Where nothing is translated ([`NatKind::None`]) the private networks have public addresses instead: 198.51.100.0/25 for the laptop,
 //! 198.51.100.128/25 for the gateway. Neither network has IPv6. The laptop can [`move`](NatOffice::roam) to another network.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     nat::{NatKind, Router, Rules, Side},
-    office::{Machines, Office, on_internet},
+    nat64::Nat64,
+    office::{Machines, Office, RESOLVER, on_internet},
     postern::Node,
+    shaper::{Shape, ShapedLink},
     topology::{Host, Lab, Segment},
     wait::eventually,
 };
@@ -143,7 +147,7 @@ impl NatOffice {
         let net = Net::of_site(self.site.rules().kind);
         self.site.connect(&host, "eth0", &net.address(net.host + 1))?;
         host.link("eth1", &self.office.office, &["10.0.0.2/24", "fd00:10::2/64"])?;
-        std::fs::copy(self.office.gateway.resolv_conf(), host.resolv_conf())?;
+        std::fs::write(host.resolv_conf(), format!("nameserver {RESOLVER}\n"))?;
         Node::join(&host, &self.office.coordinator.token(&["--site", "office"])?)
     }
 
@@ -159,6 +163,29 @@ impl NatOffice {
             router.add_route(&net.route(), edge)?;
         }
         Ok(router)
+    }
+
+    /// Another network that the laptop can move to: without IPv4, 2001:db8:64::/64 behind 203.0.113.64.
+    pub fn network_without_ipv4(&mut self) -> Result<Nat64> {
+        let inside: Segment = self.office.lab.segment("v6only")?;
+        let outside = Side { segment: &self.office.internet, address: "203.0.113.5/24" };
+        let inside = Side { segment: &inside, address: "2001:db8:64::1/64" };
+        let pool = Ipv4Addr::new(203, 0, 113, 64);
+        let nat64 = Nat64::new(&mut self.office.lab, "v6-edge", outside, pool, inside)?;
+        for (net, edge) in public_nets(&self.client, &self.site) {
+            nat64.host().ip(&["route", "add", &net.route(), "via", edge])?;
+        }
+        let dns = nat64.dns64(&[("public.example.com", Ipv4Addr::new(198, 51, 100, 7))])?;
+        self.office.serve(dns);
+        Ok(nat64)
+    }
+
+    /// The line between the laptop's router and the internet gets this shape, until the handle is dropped; then it is cut.
+    pub fn shape_client_line(&mut self, shape: Shape) -> Result<ShapedLink> {
+        let access = self.office.lab.segment("access")?;
+        let link = self.office.lab.shaped(&access, &self.office.internet, shape)?;
+        self.client.move_outside(&access)?;
+        Ok(link)
     }
 
     /// The laptop leaves its network (interface `from`) and enters the phone's as `eth2`.

@@ -210,6 +210,13 @@ impl Router {
         self.forget()
     }
 
+    /// Connects the outside to another segment, with the address that it has.
+    pub fn move_outside(&self, segment: &Segment) -> Result<()> {
+        self.host.unlink(OUTSIDE)?;
+        self.host.link(OUTSIDE, segment, &[&self.outside_address])?;
+        self.set_routes()
+    }
+
     /// Takes the line away, or brings it back.
     pub fn set_up(&self, up: bool) -> Result<()> {
         self.host.ip(&["link", "set", OUTSIDE, if up { "up" } else { "down" }])?;
