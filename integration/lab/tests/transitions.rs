@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use postern_lab::{
-    Coordinator, LiveTraffic, NatKind, NatOffice, Node, eventually,
+    Coordinator, LiveTraffic, NatKind, NatOffice, Node, Shape, eventually,
     nat::Rules,
     nat_office::{has_path, peer},
     wait::now,
@@ -120,6 +120,33 @@ fn the_coordinator_restarts() -> Result<()> {
         })?;
     }
     scene.goes_on("the coordinator's return")?;
+    scene.finish()
+}
+
+#[test]
+fn the_clients_line_becomes_bad_and_is_cut_and_mended() -> Result<()> {
+    let mut scene = Scene::new(NatKind::PortRestricted, NatKind::None)?;
+    let ms = Duration::from_millis;
+    let bad = Shape { jitter: ms(10), loss: 0.01, reorder: 0.02, rate: Some(20_000_000), ..Shape::latency(ms(30)) };
+    let line = scene.nat.shape_client_line(bad.clone())?;
+    scene.goes_on("a bad line")?;
+    line.set(&Shape { loss: 1.0, ..Shape::default() });
+    scene.traffic.is_stuck()?;
+    line.set(&bad);
+    scene.goes_on("a line that was cut")?;
+    let [there, back] = line.counts();
+    ensure!(there.lost > 0 && there.held_back > 0 && back.held_back > 0, "it was bad: {there:?} {back:?}");
+    scene.finish()
+}
+
+#[test]
+#[ignore = "needs nodes that know NAT64"]
+fn the_client_moves_to_a_network_without_ipv4() -> Result<()> {
+    let mut scene = Scene::new(NatKind::PortRestricted, NatKind::FullCone)?;
+    let nat64 = scene.nat.network_without_ipv4()?;
+    scene.nat.office.laptop.unlink("eth0")?;
+    nat64.connect(&scene.nat.office.laptop, "eth2", "2001:db8:64::2/64")?;
+    scene.goes_on("to a network without IPv4")?;
     scene.finish()
 }
 
