@@ -10,6 +10,7 @@ use postern_lab::{
     nat_office::{has_path, peer},
     wait::now,
 };
+use rustix::process::Signal;
 
 const WIKI: &str = "http://wiki.postern.internal/";
 
@@ -108,6 +109,17 @@ fn the_client_moves_to_the_phones_network_and_back() -> Result<()> {
 }
 
 #[test]
+fn the_client_sleeps_until_its_router_has_forgotten_it() -> Result<()> {
+    let mut scene = Scene::new(NatKind::PortRestricted, NatKind::None)?;
+    scene.laptop.process()?.signal(Signal::STOP)?;
+    scene.traffic.is_stuck()?;
+    scene.nat.client.rebind()?;
+    scene.laptop.process()?.signal(Signal::CONT)?;
+    scene.goes_on("sleep")?;
+    scene.finish()
+}
+
+#[test]
 fn the_coordinator_restarts() -> Result<()> {
     let mut scene = Scene::new(NatKind::PortRestricted, NatKind::None)?;
     scene.nat.office.coordinator.kill()?;
@@ -182,6 +194,19 @@ fn the_direct_path_dies_and_comes_back() -> Result<()> {
 
 #[test]
 #[ignore = "needs relays"]
+fn the_coordinator_restarts_while_it_relays() -> Result<()> {
+    let mut scene = Scene::new(NatKind::Symmetric, NatKind::Symmetric)?;
+    has_path(&scene.laptop, "relayed")?;
+    scene.nat.office.coordinator.kill()?;
+    scene.traffic.is_stuck()?;
+    scene.nat.office.coordinator.resume()?;
+    scene.goes_on("the return of the relay")?;
+    has_path(&scene.laptop, "relayed")?;
+    scene.finish()
+}
+
+#[test]
+#[ignore = "needs relays"]
 fn the_gateways_router_is_renumbered() -> Result<()> {
     let mut scene = Scene::new(NatKind::AddressRestricted, NatKind::AddressRestricted)?;
     has_path(&scene.laptop, "direct")?;
@@ -232,7 +257,7 @@ fn a_second_gateway_takes_over_for_new_connections() -> Result<()> {
     gateways[at].process()?.kill()?;
 
     let begin = now();
-    nat.office.is_open(WIKI).with_context(|| laptop.log())?;
+    nat.office.is_open(WIKI).with_context(|| format!("the laptop: {}", laptop.log()))?;
     let took: Duration = now() - begin;
     println!("a new connection after the gateway's death: {took:?}");
     ensure!(carrier(&nat.office.coordinator, "wiki")? != first, "it is the other one's now");
