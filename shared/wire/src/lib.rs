@@ -13,12 +13,14 @@
 //!
 //! - [`frame`]: length prefix, version, bounds; [`frame::Decoder`]
 //! - [`enrol`], [`session`], [`access`]: the messages; `checks`: how posture checks are read
+//! - [`stun`]: beside QUIC on the same port: from where datagrams come
 
 pub mod access;
 pub mod enrol;
 pub mod explain;
 pub mod frame;
 pub mod session;
+pub mod stun;
 
 mod checks;
 
