@@ -21,12 +21,17 @@ use postern_model::{
 use postern_wire::close;
 use quinn::{AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig};
 use serde::{Deserialize, Serialize};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::tls::{self, Configs, DeviceCredential};
+use super::{
+    attend::changed,
+    tls::{self, Configs, DeviceCredential},
+};
 
 /// How long all attempts together may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Attempts under way at once, when the network changes again and again.
+const ATTEMPTS: usize = 3;
 /// How long UDP has before TCP is tried too.
 const HEAD_START: Duration = Duration::from_secs(1);
 /// How long UDP still has when TCP has failed for certain: the coordinator is not there, most likely, and a fresh attempt
@@ -127,6 +132,29 @@ impl Way {
         match tokio::time::timeout(CONNECT, all).await {
             Ok(Some(connected)) => Ok(connected),
             Ok(None) | Err(_) => Err(failed.into_error(&self.coordinator)),
+        }
+    }
+
+    /// The same, and when the network changes meanwhile, anew beside what is under way: what was sent before may have gone nowhere.
+    ///
+    /// # Errors
+    /// When all of it has failed.
+    pub(super) async fn connect_amid(&self, tcp_at_once: bool, changes: &mut watch::Receiver<()>) -> Result<Connected> {
+        let mut attempts = JoinSet::new();
+        let attempt = |tcp_at_once| {
+            let way = self.clone();
+            async move { way.connect(tcp_at_once).await }
+        };
+        attempts.spawn(attempt(tcp_at_once));
+        loop {
+            tokio::select! {
+                Some(outcome) = attempts.join_next() => match outcome? {
+                    Ok(connected) => return Ok(connected),
+                    Err(error) if attempts.is_empty() => return Err(error),
+                    Err(_) => {}
+                },
+                () = changed(changes), if attempts.len() < ATTEMPTS => drop(attempts.spawn(attempt(false))),
+            }
         }
     }
 

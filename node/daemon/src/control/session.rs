@@ -246,7 +246,7 @@ impl Keeping {
         let way = Way::new(identity.coordinator.clone(), identity.pin, Some(credential))?;
         let connected = match self.better.take() {
             Some(better) => *better,
-            None => way.connect(self.tcp_at_once).await?,
+            None => way.connect_amid(self.tcp_at_once, &mut self.changes).await?,
         };
         self.tcp_at_once = connected.transport != Transport::Udp;
         let connected = Goodbye(Some(connected));
