@@ -308,3 +308,6 @@ async fn shake_hands(
     let connection = endpoint.connect_with(config, addr, SERVER_NAME)?.await?;
     Ok(Connected { endpoint, connection, transport, socket, stream })
 }
+
+#[cfg(test)]
+mod tests;
