@@ -7,7 +7,7 @@
 //! - [`topology`]: hosts, segments, cleaning up
 //! - [`process`]: commands and background processes in a host
 //! - [`postern`]: the coordinator and nodes, driven as their users drive them
-//! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
+//! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, tinyproxy, iperf3
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`nat`]: routers that translate addresses, of each kind; firewalls
 //! - [`nat64`]: a network without IPv4, and the router that leads out of it

@@ -333,6 +333,7 @@ impl Node {
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
+            | CoordinatorMessage::Relays { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }
