@@ -68,6 +68,8 @@ pub(super) struct Chooser {
     look_at: Moment,
     pause: Duration,
     searched: Option<Moment>,
+    /// When the next probe is due, or earlier: with each packet this is looked at, and not all paths.
+    probes_at: Option<Moment>,
     /// Of the last probe.
     number: u64,
 }
@@ -86,6 +88,7 @@ impl Chooser {
             look_at: now,
             pause: PAUSE.0,
             searched: None,
+            probes_at: None,
             number: 0,
         }
     }
@@ -156,11 +159,16 @@ impl Chooser {
         }
         let is_silent = self.used.heard.is_none_or(|heard| now.since(heard) >= SILENT);
         let is_missed = self.used.unanswered.is_some() || what == Heard::Handshake;
-        if self.used.endpoint.is_none() || self.is_lost || is_silent && is_missed {
+        let is_direct = self.used.endpoint.is_some_and(|used| !used.is_relayed());
+        if !self.is_lost && is_silent && is_missed && is_direct && from.is_relayed() {
+            // This came first, which does not say that the direct path is dead.
+            self.doubt(now);
+            self.detour = Some(from);
+        } else if self.used.endpoint.is_none() || self.is_lost || is_silent && is_missed {
             self.switch(from, now);
             self.search_soon(now);
         } else if self.paths[nth].answered.is_none() {
-            self.paths[nth].probe_now(REST, now);
+            self.probe_now(nth, now);
             if is_silent && !self.is_checked {
                 self.check(now);
             }
@@ -181,7 +189,7 @@ impl Chooser {
             path.heard = Some(now);
             // A hole has just been opened for it, perhaps.
             if !is_used && path.answered.is_none_or(|answered| now.since(answered) >= Duration::from_secs(1)) {
-                path.probe_now(REST, now);
+                self.probe_now(nth, now);
             }
         }
         if calls && self.searched.is_none_or(|searched| now.since(searched) >= CALL_PAUSE) {
@@ -199,7 +207,7 @@ impl Chooser {
         let Some(nth) = self.learn(from) else { return };
         if !self.paths[nth].handle_answer(number, observed, now) {
             // Asked elsewhere, answered from here: this way has still to show that it leads there.
-            return self.paths[nth].probe_now(REST, now);
+            return self.probe_now(nth, now);
         }
         if self.used.endpoint == Some(from) {
             self.used.heard = Some(now);
@@ -215,9 +223,9 @@ impl Chooser {
         } else {
             self.consider(nth, now);
         }
-        let path = &mut self.paths[nth];
+        let path = &self.paths[nth];
         if path.probing.is_none() && path.measured < 2 {
-            path.probe(Why::Search { calls: false }, now + SECOND);
+            self.probe(nth, Why::Search { calls: false }, now + SECOND);
         }
     }
 
@@ -229,7 +237,7 @@ impl Chooser {
         if is_there {
             (path.is_dead, path.owed) = (false, 0);
             if self.used.endpoint.is_some() {
-                path.probe(Why::Search { calls: true }, now);
+                self.probe(nth, Why::Search { calls: true }, now);
             }
             if self.is_lost {
                 self.switch(endpoint, now);
@@ -284,12 +292,12 @@ impl Chooser {
                 None => {}
             }
         }
+        self.probes_at = self.paths.iter().filter_map(|path| path.probing.map(|probing| probing.next)).min();
         None
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        let probes = self.paths.iter().filter_map(|path| path.probing.map(|probing| probing.next));
-        probes.chain(self.suspects_at()).min()
+        self.probes_at.into_iter().chain(self.suspects_at()).min()
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {
@@ -312,6 +320,20 @@ impl Chooser {
 
     fn path_in_use(&self) -> Option<&Path> {
         self.paths.iter().find(|path| Some(path.endpoint) == self.used.endpoint)
+    }
+
+    fn probe(&mut self, nth: usize, why: Why, at: Moment) {
+        self.paths[nth].probe(why, at);
+        self.wake(at);
+    }
+
+    fn probe_now(&mut self, nth: usize, now: Moment) {
+        self.paths[nth].probe_now(REST, now);
+        self.wake(now);
+    }
+
+    fn wake(&mut self, at: Moment) {
+        self.probes_at = Some(self.probes_at.map_or(at, |before| before.min(at)));
     }
 
     fn path_in_use_mut(&mut self) -> Option<&mut Path> {
@@ -367,6 +389,7 @@ impl Chooser {
 
     fn search(&mut self, calls: bool, now: Moment) {
         self.searched = Some(now);
+        self.wake(now);
         let checked = self.used.endpoint.filter(|_| self.is_checked);
         for path in &mut self.paths {
             path.measured = 0;
@@ -381,6 +404,7 @@ impl Chooser {
         if let Some(path) = self.path_in_use_mut() {
             path.probe(Why::Check, now);
             self.is_checked = true;
+            self.wake(now);
         }
     }
 
@@ -468,7 +492,7 @@ impl Chooser {
         let endpoint = path.endpoint;
         let Some(used) = self.path_in_use().filter(|used| !used.is_dead) else { return self.switch(endpoint, now) };
         if path.owed > 0 {
-            self.paths[nth].probe(Why::Search { calls: false }, now + DEBT);
+            self.probe(nth, Why::Search { calls: false }, now + DEBT);
         } else if self.is_doubtful && endpoint.is_relayed() {
             self.detour = Some(endpoint);
         } else if self.is_doubtful {
@@ -488,7 +512,7 @@ impl Chooser {
 
     /// Measures a path and the one in use once more, at the same time.
     fn try_again(&mut self, nth: usize, now: Moment) {
-        self.paths[nth].probe(Why::Search { calls: false }, now + AGAIN);
+        self.probe(nth, Why::Search { calls: false }, now + AGAIN);
         if let Some(used) = self.path_in_use_mut().filter(|used| used.probing.is_none()) {
             used.probe(Why::Search { calls: false }, now + AGAIN);
         }

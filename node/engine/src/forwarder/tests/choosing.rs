@@ -67,6 +67,21 @@ fn a_handshake_that_went_nowhere_is_tried_again_once_a_relay_has_the_peer() {
 }
 
 #[test]
+fn an_open_flow_without_data_stays_on_its_direct_road_when_keys_are_renewed() {
+    // The relay is quicker, so that a handshake that goes both ways comes through it first.
+    let mut roads = Roads::granted(vec![Road::direct(1, ms(20)), Road::relayed(1, ms(10))], 7);
+    roads.presence(true);
+    roads.pass(s(5), FLOW);
+    for _ in 0..6 {
+        // A flow of UDP is forgotten after some minutes.
+        roads.ask();
+        roads.pass(s(130), None);
+        assert_eq!(roads.in_use(), Some(0));
+    }
+    assert_eq!(unanswered(&roads, 1), 0);
+}
+
+#[test]
 fn of_two_direct_roads_the_quicker_one_is_taken_and_one_that_is_about_as_quick_is_not() {
     let mut roads = Roads::granted(vec![Road::direct(1, ms(30)), Road::direct(2, ms(40))], 7);
     roads.pass(s(40), FLOW);
