@@ -53,7 +53,7 @@ fn pipe() -> (Arc<Pipe>, Receiver<Vec<u8>>) {
 }
 
 /// Hands over what came for a node, until it is over.
-fn deliver(receiver: Receiver<Vec<u8>>, node: &Node, from: PublicKey, is_over: &AtomicBool) {
+fn deliver(receiver: &Receiver<Vec<u8>>, node: &Node, from: PublicKey, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
         let Ok(first) = receiver.recv_timeout(Duration::from_millis(10)) else { continue };
         let datagrams = std::iter::once(first).chain(receiver.try_iter().take(63)).collect();
@@ -69,8 +69,8 @@ fn start<'scope>(
     is_over: &'scope AtomicBool,
 ) {
     let [client, gateway] = [&pair.client, &pair.gateway].map(|node| node.key.public());
-    scope.spawn(move || deliver(up, &pair.gateway, client, is_over));
-    scope.spawn(move || deliver(down, &pair.client, gateway, is_over));
+    scope.spawn(move || deliver(&up, &pair.gateway, client, is_over));
+    scope.spawn(move || deliver(&down, &pair.client, gateway, is_over));
 }
 
 /// A table whose peers can be reached through the relay alone.
