@@ -6,7 +6,10 @@ use postern_model::{Moment, PublicKey};
 use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, clamp_mss, ecn};
 use postern_wireguard::{HEADER, Opener, Plain, TunnelError};
 
-use super::{Forwarder, ForwarderSink, path_mtu, paths};
+use super::{
+    Forwarder, ForwarderSink, path_mtu,
+    paths::{self, Heard},
+};
 use crate::{DropReason, Endpoint};
 
 /// A sealed packet, and who can open it. Nothing of it is authentic yet.
@@ -27,20 +30,24 @@ pub struct Opened {
     pub bytes: usize,
     /// What was inside.
     pub plain: Plain,
-    /// Whether that asks or tells of a path, and so says nothing of where data should go.
-    is_about_path: bool,
+    /// Its first byte, if there is any: messages of the nodes themselves say less of a path than packets do.
+    first: Option<u8>,
 }
 
 impl Opened {
     /// A datagram that was opened in place.
     pub fn new(from: Endpoint, datagram: &[u8], plain: Plain) -> Self {
-        let first = datagram.get(HEADER).filter(|_| plain.len > 0);
-        let is_about_path = first.is_some_and(|first| paths::is_message(*first));
-        Self { from, bytes: datagram.len(), plain, is_about_path }
+        let first = datagram.get(HEADER).filter(|_| plain.len > 0).copied();
+        Self { from, bytes: datagram.len(), plain, first }
     }
 
-    pub(super) fn is_about_path(&self) -> bool {
-        self.is_about_path
+    /// What it says of the path that it came on, in the session with this index.
+    pub(super) fn heard(&self, session: u32) -> Heard {
+        match self.first {
+            Some(first) if paths::is_message(first) => Heard::Probe,
+            Some(first) if path_mtu::is_message(first) => Heard::Length(session, self.plain.counter),
+            _ => Heard::Data(session, self.plain.counter),
+        }
     }
 }
 

@@ -85,6 +85,8 @@ pub(super) enum Heard {
     Handshake,
     /// A packet, or an empty one, with its session's index and its counter.
     Data(u32, u64),
+    /// A message about how long packets may be, with the same: says where the peer is, and is no answer to data.
+    Length(u32, u64),
     /// A probe, or the answer to one: says nothing of where data should go.
     Probe,
 }

@@ -143,10 +143,17 @@ impl Chooser {
 
     pub(super) fn note_heard(&mut self, from: Endpoint, what: Heard, now: Moment) {
         if self.used.endpoint == Some(from) {
-            (self.used.heard, self.used.unanswered) = (Some(now), None);
+            self.used.heard = Some(now);
             if what != Heard::Probe {
-                self.used.patience = PATIENCE.0;
-                self.is_lost = false;
+                self.used.unanswered = None;
+                if !matches!(what, Heard::Length(..)) {
+                    self.used.patience = PATIENCE.0;
+                }
+                if std::mem::take(&mut self.is_lost)
+                    && let Some(path) = self.path_in_use_mut()
+                {
+                    path.is_dead = false;
+                }
                 if self.is_checked {
                     self.end_check();
                 }

@@ -40,7 +40,7 @@ impl Follower {
         let follows = match what {
             Heard::Probe => self.used.endpoint.is_none(),
             Heard::Handshake => true,
-            Heard::Data(session, counter) => {
+            Heard::Data(session, counter) | Heard::Length(session, counter) => {
                 let is_newer = self.newest.is_none_or(|newest| is_newer((session, counter), newest));
                 if is_newer {
                     self.newest = Some((session, counter));
@@ -49,9 +49,13 @@ impl Follower {
             }
         };
         if is_here {
-            (self.used.heard, self.used.unanswered, self.asked) = (Some(now), None, None);
-            if what != Heard::Probe {
+            (self.used.heard, self.used.unanswered) = (Some(now), None);
+            let was_asked = self.asked.take().is_some();
+            if matches!(what, Heard::Data(..) | Heard::Handshake) {
                 self.used.patience = PATIENCE.0;
+            } else if was_asked {
+                // Nothing but probes is answered: that may be all right.
+                self.used.patience = (self.used.patience * 2).min(PATIENCE.1);
             }
         } else if follows {
             self.used.move_to(from, Some(now));

@@ -99,8 +99,7 @@ impl Peers {
         let taken = state.tunnel.accept(index, plain.counter, bytes, plain.len > 0, now);
         match taken {
             Ok(()) => {
-                let what = if opened.is_about_path() { Heard::Probe } else { Heard::Data(index, plain.counter) };
-                state.note_heard(from, what, now);
+                state.note_heard(from, opened.heard(index), now);
                 state.flush(&mut self.out, sink, counters, now);
                 note_due(&mut self.timers, state);
             }

@@ -212,6 +212,32 @@ fn without_data_nothing_is_sent_but_what_keeps_an_open_flow_alive() {
     assert_eq!(timers, [Some(Moment::from_boot(lease)); 2], "nor is there a timer, but for the lease");
 }
 
+/// Lengths of datagrams with a probe of a path, or its answer.
+const PROBE: usize = 64;
+
+#[test]
+fn a_stream_in_one_direction_costs_few_probes() {
+    let direct = [1, 2, 3].map(|nth| Road::direct(nth, ms(10)));
+    for upwards in [true, false] {
+        let mut roads = Roads::granted([&direct[..], &[Road::relayed(1, ms(20))]].concat(), 7);
+        roads.pass(s(30), FLOW);
+        roads.is_mute = true;
+        roads.wire.clear();
+        for _ in 0..600 {
+            if upwards {
+                roads.ask();
+            } else {
+                roads.push();
+            }
+            roads.pass(ms(100), None);
+        }
+        let probes = roads.wire.iter().filter(|(.., len)| *len == PROBE).count();
+        // Those of packets are longer; each has its answer, and what is known is tried again from time to time.
+        assert!(probes <= 150, "{probes} in a minute");
+        assert_eq!(roads.in_use(), Some(0));
+    }
+}
+
 #[test]
 fn after_everything_was_dead_everything_goes_on() {
     let mut roads = Roads::granted(vec![Road::direct(1, ms(10)), Road::relayed(1, ms(20))], 7);

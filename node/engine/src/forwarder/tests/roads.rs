@@ -43,6 +43,13 @@ pub(super) enum Ends {
     Relay(RelayId),
 }
 
+/// A payload that no probe is as long as, with its number at the end.
+fn numbered(number: u32) -> [u8; 36] {
+    let mut payload = [0; 36];
+    payload[32..].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
 impl Road {
     /// The nth direct one.
     pub(super) fn direct(nth: u8, delay: Duration) -> Self {
@@ -80,6 +87,8 @@ pub(super) struct Roads {
     /// What either wrote, as bytes, to be sent again by others.
     pub(super) copies: Vec<(usize, Vec<u8>)>,
     pub(super) keeps_copies: bool,
+    /// Whether the target answers nothing.
+    pub(super) is_mute: bool,
     generation: u64,
 }
 
@@ -103,6 +112,7 @@ impl Roads {
             wire: Vec::new(),
             copies: Vec::new(),
             keeps_copies: false,
+            is_mute: false,
             generation: 0,
         }
     }
@@ -198,7 +208,7 @@ impl Roads {
     /// Asks the target something, which it answers at once.
     pub(super) fn ask(&mut self) {
         self.sent += 1;
-        let packet = udp(to(device(CLIENT).v4, 4000), to(resource(0).v4, 53), &self.sent.to_be_bytes());
+        let packet = udp(to(device(CLIENT).v4, 4000), to(resource(0).v4, 53), &numbered(self.sent));
         self.nodes[CLIENT].handle_packet(&packet, &mut self.outs[CLIENT], self.now);
         self.collect();
     }
@@ -206,7 +216,7 @@ impl Roads {
     /// The target says something that nobody asked for.
     pub(super) fn push(&mut self) {
         let target: IpAddr = TARGET_V4.parse().unwrap();
-        let packet = udp(to(target, 53), to(device(CLIENT).v4, 4000), &0_u32.to_be_bytes());
+        let packet = udp(to(target, 53), to(device(CLIENT).v4, 4000), &numbered(0));
         self.nodes[GATEWAY].handle_packet(&packet, &mut self.outs[GATEWAY], self.now);
         self.collect();
     }
@@ -266,7 +276,11 @@ impl Roads {
         let parsed = postern_packet::parse(packet).unwrap();
         let payload = &packet[parsed.len - 4..parsed.len];
         if at == GATEWAY {
-            let answer = udp(to(parsed.dst, parsed.dst_port), to(parsed.src, parsed.src_port), payload);
+            if self.is_mute {
+                return;
+            }
+            let number = u32::from_be_bytes(payload.try_into().unwrap());
+            let answer = udp(to(parsed.dst, parsed.dst_port), to(parsed.src, parsed.src_port), &numbered(number));
             self.nodes[GATEWAY].handle_packet(&answer, &mut self.outs[GATEWAY], self.now);
         } else {
             let number = u32::from_be_bytes(payload.try_into().unwrap());

@@ -121,6 +121,7 @@ impl Chooser {
         self.used.move_to(endpoint, heard);
         self.used.patience = PATIENCE.0;
         self.used.wants_keepalive = true;
+        self.wake(now);
         self.since = now;
         (self.is_lost, self.is_doubtful, self.detour, self.is_checked) = (false, false, None, false);
         self.paths.iter_mut().for_each(|path| path.wins = 0);
