@@ -44,9 +44,7 @@ impl Peers {
                 return None;
             }
         };
-        // A relay knows whose it forwards; what it says is another's is nobody's.
-        let is_its_own = |key| !matches!(from, Endpoint::Relayed { peer, .. } if peer != key);
-        let Some(state) = self.by_key.get_mut(&key).filter(|_| is_its_own(key)) else {
+        let Some(state) = self.by_key.get_mut(&key).filter(|_| may_be_from(from, &key)) else {
             counters.count(DropReason::UnknownPeer);
             return None;
         };
@@ -90,7 +88,8 @@ impl Peers {
         counters: &mut Counters,
         now: Moment,
     ) -> bool {
-        let Some(state) = self.by_key.get_mut(&arrival.peer) else {
+        let key = &arrival.peer;
+        let Some(state) = self.by_key.get_mut(key).filter(|_| may_be_from(opened.from, key)) else {
             counters.count(DropReason::UnknownPeer);
             return false;
         };
@@ -163,6 +162,15 @@ impl Peers {
             sink.send_datagram(at, initiation);
         }
         note_due(&mut self.timers, state);
+    }
+}
+
+/// Whether what came from there may be this peer's. A relay knows whose it forwards: what is another's by its seal was carried
+/// off, and must not lead the answers there.
+fn may_be_from(from: Endpoint, key: &PublicKey) -> bool {
+    match from {
+        Endpoint::Direct(_) => true,
+        Endpoint::Relayed { peer, .. } => peer == *key,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use postern_model::Moment;
+use postern_model::{Moment, RelayId};
 use proptest::prelude::*;
 
 use super::{
@@ -290,13 +290,29 @@ fn what_is_repeated_or_made_up_changes_nothing() {
     }
     assert_eq!([CLIENT, GATEWAY].map(|at| (roads.status(at).endpoint, roads.status(at).paths.len())), before);
     assert!(!roads.wire.iter().any(|(_, _, to, _)| *to == elsewhere), "and nobody is answered");
-    // Through a relay comes only what is the peer's that the relay names.
-    let stranger =
-        Endpoint::Relayed { relay: postern_model::RelayId::from_bytes([9; 16]), peer: roads.status(CLIENT).key };
-    let mut data = vec![4, 0, 0, 0];
-    data.resize(64, 0);
-    roads.datagram(GATEWAY, stranger, &data);
-    assert!(roads.wire.iter().all(|(_, _, to, _)| *to != stranger));
+}
+
+#[test]
+fn what_a_relay_says_is_another_peers_is_dropped_however_well_it_is_sealed() {
+    let mut roads = Roads::granted(vec![Road::direct(1, ms(10)), Road::relayed(1, ms(20))], 7);
+    roads.pass(s(10), FLOW);
+    roads.roads.iter_mut().for_each(|road| road.is_up = false);
+    roads.keeps_copies = true;
+    roads.ask();
+    let (at, bytes) = roads.copies.remove(0);
+    let (before, passed) = (roads.status(GATEWAY).endpoint, roads.nodes[GATEWAY].counters().in_packets);
+    assert_eq!(at, CLIENT);
+    let relay = RelayId::from_bytes([1; 16]);
+    // The client sealed it, and the relay names the gateway's own key, and then the client's.
+    let keys = [CLIENT, GATEWAY].map(|at| roads.status(at).key);
+    let [other, own] = keys.map(|peer| Endpoint::Relayed { relay, peer });
+    roads.datagram(GATEWAY, other, &bytes);
+    assert_eq!(roads.status(GATEWAY).endpoint, before);
+    assert_eq!(roads.nodes[GATEWAY].counters().in_packets, passed);
+    assert_eq!(roads.nodes[GATEWAY].counters().dropped(DropReason::UnknownPeer), 1);
+    roads.datagram(GATEWAY, own, &bytes);
+    assert_eq!(roads.status(GATEWAY).endpoint, Some(own), "as its own it passes");
+    assert_eq!(roads.nodes[GATEWAY].counters().in_packets, passed + 1);
 }
 
 #[test]
