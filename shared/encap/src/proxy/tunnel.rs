@@ -67,10 +67,11 @@ fn judge(head: &[u8], proxy: &Proxy, target: &HostPort) -> Result<(), ProxyError
     let code = code.filter(|code| code.len() == 3).and_then(|code| code.parse::<u16>().ok());
     match code {
         Some(200..=299) => Ok(()),
-        Some(407) if proxy.credentials.is_none() => {
+        // Some say 401, which is for servers, when they do not like a password.
+        Some(401 | 407) if proxy.credentials.is_none() => {
             Err(ProxyError::Unauthorized { proxy: proxy.to_string(), var: proxy.var })
         }
-        Some(407) => Err(ProxyError::WrongPassword { proxy: proxy.to_string(), var: proxy.var }),
+        Some(401 | 407) => Err(ProxyError::WrongPassword { proxy: proxy.to_string(), var: proxy.var }),
         Some(_) => {
             let is_shown = |c: &char| c.is_ascii_graphic() || *c == ' ';
             let said = line.split_once(' ').map_or("", |(_, said)| said).chars().filter(is_shown).take(SHOWN);
@@ -131,7 +132,8 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_say_what_to_do_and_no_password() {
-        let cases: [(&str, &[u8], &str); 6] = [
+        let cases: [(&str, &[u8], &str); 7] = [
+            ("http://alice:secret@192.0.2.1:3128", b"HTTP/1.0 401 Unauthorized\r\n\r\n", "does not accept the name"),
             ("http://192.0.2.1:3128", b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "set them in HTTPS_PROXY"),
             ("http://alice:secret@192.0.2.1:3128", b"HTTP/1.1 407 Who?\r\n\r\n", "does not accept the name"),
             ("http://alice:secret@192.0.2.1:3128", b"HTTP/1.1 403 Not \x1b[31mthere\r\n\r\n", "'403 Not [31mthere'"),
