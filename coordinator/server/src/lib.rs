@@ -4,7 +4,7 @@
 //! - [`coordinator`]: [`Coordinator`](coordinator::Coordinator), the handle that everything else speaks to; `outbox`:
 //!   what is on its way to nodes
 //! - [`serve`]: starts all of it and ends it in order; `listeners`: the admin API's two doors
-//! - `nodes`: QUIC connections of nodes, enrolment and sessions; `prefix`: each source gets its share
+//! - `nodes`: QUIC connections of nodes, enrolment and sessions
 //! - `activity`: decisions and flows, written down, streamed and handed on
 //! - `state_dir`, `certificates`: keys and what is signed with them
 //! - [`api`]: the admin HTTP API; [`cli`]: the command line, its client
@@ -20,5 +20,4 @@ mod certificates;
 mod listeners;
 mod nodes;
 mod outbox;
-mod prefix;
 mod state_dir;

@@ -7,7 +7,7 @@
 //! - [`topology`]: hosts, segments, cleaning up
 //! - [`process`]: commands and background processes in a host
 //! - [`postern`]: the coordinator and nodes, driven as their users drive them
-//! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, iperf3
+//! - [`servers`]: nginx, PostgreSQL, sshd, dnsmasq, tinyproxy, iperf3
 //! - [`resolved`]: a machine where systemd-resolved is in charge of names
 //! - [`office`]: the standard scene: a coordinator, a site with a gateway and private servers, a laptop
 //! - [`wait`]: waiting for a condition instead of sleeping

@@ -160,6 +160,7 @@ fn ctl(state: &Path, words: &[&str]) -> Result<Output> {
 pub struct Node {
     host: Host,
     state: PathBuf,
+    environment: Vec<(String, String)>,
     process: Option<Background>,
 }
 
@@ -171,7 +172,15 @@ impl Node {
 
     /// Starts the daemon with this state directory.
     pub fn start_in(host: &Host, state: PathBuf) -> Result<Self> {
-        let mut node = Self { host: host.clone(), state, process: None };
+        let mut node = Self { host: host.clone(), state, environment: Vec::new(), process: None };
+        node.resume()?;
+        Ok(node)
+    }
+
+    /// Starts the daemon with these variables in its environment.
+    pub fn start_told(host: &Host, environment: &[(&str, &str)]) -> Result<Self> {
+        let environment = environment.iter().map(|(name, value)| (String::from(*name), String::from(*value))).collect();
+        let mut node = Self { host: host.clone(), state: host.dir().join("node"), environment, process: None };
         node.resume()?;
         Ok(node)
     }
@@ -180,6 +189,7 @@ impl Node {
     pub fn resume(&mut self) -> Result<()> {
         let mut command = self.host.named_command(&binary("postern")?.to_string_lossy());
         command.arg("daemon").arg("--state-dir").arg(&self.state);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(self.host.spawn("node", &mut command)?);
         eventually("the daemon answers", || {
             ensure!(self.process.as_mut().is_some_and(|process| process.ended().is_none()), "it ended");

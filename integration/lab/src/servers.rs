@@ -1,4 +1,4 @@
-//! Real servers for hosts: what stands behind resources, and the resolver that a network would have.
+//! Real servers for hosts: what stands behind resources, and the resolver and the proxy that a network would have.
 
 use std::{fs, os::unix::fs::chown, path::Path};
 
@@ -142,6 +142,22 @@ pub fn echo(host: &Host, port: u16) -> Result<[Background; 2]> {
     listening(host, "-t", port)?;
     listening(host, "-u", port)?;
     Ok(servers)
+}
+
+/// An HTTP proxy on port 3128 that connects to anybody's port 8443, for whoever is `alice` with this password.
+pub fn tinyproxy(host: &Host, password: &str) -> Result<Background> {
+    let config = host.dir().join("tinyproxy.conf");
+    fs::write(
+        &config,
+        format!(
+            "Port 3128\nTimeout 600\nMaxClients 100\nLogLevel Connect\nConnectPort 8443\nBasicAuth alice {password}\n"
+        ),
+    )?;
+    let mut command = host.command("tinyproxy");
+    command.arg("-d").arg("-c").arg(&config);
+    let server = host.spawn("tinyproxy", &mut command)?;
+    listening(host, "-t", 3128)?;
+    Ok(server)
 }
 
 /// Waits until something in the host listens on the port (`-t` for TCP, `-u` for UDP).

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
+use postern_encap::server::Socket;
 use postern_model::SecretBytes;
 use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 
@@ -24,20 +25,27 @@ const SEND_WINDOW: u64 = 1 << 20;
 /// What the key for stateless resets is derived for, so that it is of no use for anything else.
 const RESETS: &[u8] = b"postern quic resets v1";
 
-/// The QUIC endpoint for nodes. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
+/// The QUIC endpoint for nodes, and its socket, to which their streams on TCP are attached. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
 /// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
 ///
 /// # Errors
 /// When the address is taken, or the cryptography can't be set up.
-pub(crate) fn bind(listen: SocketAddr, identity: &Identity, ca: &DeviceCa, secret: &SecretBytes) -> Result<Endpoint> {
+pub(crate) fn bind(
+    listen: SocketAddr,
+    identity: &Identity,
+    ca: &DeviceCa,
+    secret: &SecretBytes,
+) -> Result<(Endpoint, Arc<Socket>)> {
     let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?)?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport()?));
-    let socket = crate::listeners::udp(listen)?;
     let runtime = quinn::default_runtime().context("no async runtime")?;
+    let socket = Socket::new(runtime.wrap_udp_socket(crate::listeners::udp(listen)?)?, crate::listeners::streams());
     let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
     let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
-    Ok(Endpoint::new(quinn::EndpointConfig::new(Arc::new(resets)), Some(config), socket, runtime)?)
+    let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
+    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config, Some(config), socket.clone(), runtime)?;
+    Ok((endpoint, socket))
 }
 
 /// What anyone may take, before it is known who it is.

@@ -32,6 +32,7 @@ use std::{
 use anyhow::{Context as _, Result};
 pub(crate) use endpoint::bind;
 use limits::Limits;
+use postern_encap::shares::{Prefix, Shares};
 use postern_model::Moment;
 use postern_wire::close;
 use quinn::{Endpoint, Incoming};
@@ -39,12 +40,7 @@ pub(crate) use registry::{Registry, close_soon};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    certificates::DeviceCa,
-    clock,
-    coordinator::Coordinator,
-    prefix::{Prefix, Shares},
-};
+use crate::{certificates::DeviceCa, clock, coordinator::Coordinator};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);

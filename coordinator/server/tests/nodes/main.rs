@@ -14,6 +14,7 @@ mod office;
 mod rates;
 mod revoked;
 mod slots;
+mod streams;
 
 #[path = "../program/mod.rs"]
 mod program;

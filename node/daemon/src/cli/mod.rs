@@ -273,7 +273,8 @@ fn print<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) -> String) 
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // When the stream that carries QUIC ends, quinn's endpoint calls that an error; the node says itself what it means.
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,quinn::endpoint=off"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }

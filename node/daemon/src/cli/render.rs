@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{Table, presets};
 use postern_model::{Filter, Found, Posture, PublicKey};
 
-use crate::local::protocol::{
-    ActivityRow, DownReply, ExplainedReply, PingReply, ResourceRow, Status, UpReply, WhoisReply,
+use crate::{
+    control::Transport,
+    local::protocol::{ActivityRow, DownReply, ExplainedReply, PingReply, ResourceRow, Status, UpReply, WhoisReply},
 };
 
 pub(super) fn up(reply: &UpReply) -> String {
@@ -80,6 +81,13 @@ pub(super) fn status(status: &Status) -> String {
         (true, true, true) => "up",
     };
     line("State", state.into());
+    match status.transport {
+        Some(Transport::Tcp) => line("Transport", "connected over TCP: this network lets no UDP through".into()),
+        Some(Transport::Proxy) => {
+            line("Transport", "connected through an HTTP proxy: this network lets no UDP through".into());
+        }
+        Some(Transport::Udp) | None => {}
+    }
     if let Some(problem) = &status.problem {
         line("Problem", problem.clone());
     }

@@ -7,6 +7,8 @@ use postern_wire::ExplainReply;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::control::Transport;
+
 /// The longest line that is read, in bytes.
 pub const MAX_LINE: usize = 1 << 20;
 
@@ -73,6 +75,9 @@ pub struct Status {
     pub up: bool,
     /// Whether the coordinator is connected.
     pub connected: bool,
+    /// What carries the connection to the coordinator.
+    #[serde(default)]
+    pub transport: Option<Transport>,
     /// What is wrong, if anything is.
     pub problem: Option<String>,
     /// The device's id.

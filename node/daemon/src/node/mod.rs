@@ -140,6 +140,9 @@ impl Node {
                 }
                 Some(()) = inputs.addresses.recv() => {
                     self.machine.follow_links();
+                    if let Some(keeper) = &self.keeper {
+                        keeper.handle_network_changed();
+                    }
                     self.tell_candidates().await;
                 }
                 Some(posture) = inputs.posture.recv() => self.tell_posture(posture),
@@ -342,6 +345,11 @@ impl Node {
     async fn session_event(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Connected(session, told) => {
+                if self.session.is_some() {
+                    // A better connection took its place.
+                    self.end_session();
+                    self.engine.handle_disconnected();
+                }
                 self.session = Some(session);
                 // They may have changed since, while there was nobody to tell.
                 let candidates = self.hello.borrow().candidates.clone();

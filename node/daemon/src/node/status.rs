@@ -7,6 +7,7 @@ use postern_model::{Moment, PublicKey};
 
 use super::{Node, handle::Command, lane_status};
 use crate::{
+    control::session::Session,
     local::protocol::{ActivityRow, PeerRow, ResourceRow, Status, WhoisReply},
     uapi::{UapiPeer, UapiStatus},
 };
@@ -96,6 +97,7 @@ impl Node {
             running: true,
             up: true,
             connected: self.session.is_some() && !self.is_evicted,
+            transport: self.session.as_ref().map(Session::transport),
             problem: self.problem.clone(),
             id: Some(identity.device),
             name: Some(identity.name.clone()),
