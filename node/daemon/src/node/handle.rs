@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use postern_dataplane::{LaneConfig, LaneEvent, Sockets, Tun, clock};
+use postern_dataplane::{LaneConfig, LaneEvent, NoRelays, Sockets, Tun, clock};
 use postern_engine::Engine;
 use postern_model::{Posture, PublicKey, ResourceId};
 use postern_wire::{ExplainReply, Hello};
@@ -83,15 +83,18 @@ impl NodeHandle {
         let (lane_events, from_lane) = mpsc::unbounded_channel();
         let misses = Arc::new(AtomicUsize::new(0));
         let (counted, limit) = (Arc::clone(&misses), MISSES);
-        let lane = postern_dataplane::spawn(LaneConfig { tun, sockets, private: private.clone() }, move |event| {
-            // Tables in force must be heard of; packets without a grant may be lost, and come again.
-            let is_miss = matches!(event, LaneEvent::Miss(_));
-            if !is_miss || counted.fetch_add(1, Ordering::Relaxed) < limit {
-                let _ = lane_events.send(event);
-            } else {
-                counted.fetch_sub(1, Ordering::Relaxed);
-            }
-        })?;
+        let lane = postern_dataplane::spawn(
+            LaneConfig { tun, sockets, private: private.clone(), relay: Arc::new(NoRelays) },
+            move |event| {
+                // Tables in force must be heard of; packets without a grant may be lost, and come again.
+                let is_miss = matches!(event, LaneEvent::Miss(_));
+                if !is_miss || counted.fetch_add(1, Ordering::Relaxed) < limit {
+                    let _ = lane_events.send(event);
+                } else {
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                }
+            },
+        )?;
         let lane = Arc::new(lane);
         let (commands, from_handle) = mpsc::channel(64);
         let (session_events, from_session) = mpsc::channel(256);

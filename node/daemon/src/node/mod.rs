@@ -207,6 +207,7 @@ impl Node {
                 EngineEvent::Refuse(packets, reason) => self.lane.refuse(packets, reason),
                 EngineEvent::Resolve(host) => self.resolve(host),
                 EngineEvent::QueryUsage => self.query_usage(),
+                EngineEvent::RelayPeers(_) => {}
                 EngineEvent::Denied(resource, reason) => {
                     if let Some(unsaid) = self.log.denied.admit(clock::now()) {
                         tracing::info!(%resource, %reason, unsaid, "no access");
@@ -324,6 +325,7 @@ impl Node {
                 self.engine.handle_miss(miss, clock::now());
             }
             LaneEvent::Applied { generation, cut } => self.engine.handle_applied(generation, &cut),
+            LaneEvent::Stun(..) => {}
             LaneEvent::FlowNews => {
                 if let Some(recorder) = &self.recorder {
                     recorder.handle_news();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use postern_dataplane::{LaneStatus, clock};
+use postern_engine::Endpoint;
 use postern_model::{Moment, PublicKey};
 
 use super::{Node, handle::Command, lane_status};
@@ -84,7 +85,7 @@ impl Node {
         let now = clock::now();
         let peers = lane.peers.iter().map(|peer| PeerRow {
             id: peer.key,
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoint.and_then(Endpoint::direct),
             handshake_seconds_ago: peer.stats.last_handshake.map(|at| now.since(at).as_secs()),
             sent_bytes: peer.stats.sent_bytes,
             received_bytes: peer.stats.received_bytes,
@@ -127,7 +128,7 @@ impl Node {
         let lane = self.ask_lane().await;
         let peers = lane.peers.iter().map(|peer| UapiPeer {
             key: peer.key,
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoint.and_then(Endpoint::direct),
             allowed_ips: self.addresses_behind(&peer.key),
             last_handshake: peer.stats.last_handshake.map(wall_clock),
             tx_bytes: peer.stats.sent_bytes,
