@@ -293,6 +293,7 @@ impl Daemon {
                 let problem = identity.as_ref().err().map(|error| format!("{error:#}")).or(trouble);
                 let identity = identity.ok().flatten();
                 Ok(Status {
+                    version: Some(env!("CARGO_PKG_VERSION").into()),
                     enrolled: identity.is_some(),
                     running: true,
                     problem,
@@ -330,9 +331,9 @@ impl Daemon {
         node.grant(row.id).await?;
         let (with, milliseconds) = ping::ping(&row, count).await?;
         let gateway = node.gateway_of(row.id).await?;
-        let endpoint = node.status().await?.peers.into_iter().find(|peer| Some(peer.id) == gateway);
-        let endpoint = endpoint.and_then(|peer| peer.endpoint);
-        Ok(PingReply { id: row.id, name: row.name.clone(), with, gateway, endpoint, milliseconds })
+        let peer = node.status().await?.peers.into_iter().find(|peer| Some(peer.id) == gateway);
+        let (endpoint, relay) = peer.map_or((None, None), |peer| (peer.endpoint, peer.relay));
+        Ok(PingReply { id: row.id, name: row.name.clone(), with, gateway, endpoint, relay, milliseconds })
     }
 
     /// Who has an overlay address.

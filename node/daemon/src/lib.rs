@@ -4,6 +4,7 @@
 //! - [`daemon`]: the process; [`node`]: what runs in it while the node is up
 //! - [`activity`]: what a gateway records of the flows that it carries
 //! - [`control`]: the coordinator's client
+//! - [`reach`]: how this node is reached: addresses seen from outside, relays, port mappings
 //! - [`os`]: routes, firewall, resolver, addresses; [`dns`]: the stub resolver; [`uapi`]: for `wg show`
 //! - `state_dir`: what is kept; `ping`: reaching a resource; [`clock`]: the wall clock; `log_limit`: what repeats is not logged
 //!   without end
@@ -17,6 +18,7 @@ pub mod dns;
 pub mod local;
 pub mod node;
 pub mod os;
+pub mod reach;
 pub mod state_dir;
 pub mod uapi;
 
