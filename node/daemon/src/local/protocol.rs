@@ -49,6 +49,8 @@ pub enum Request {
         /// Which.
         resource: String,
     },
+    /// What does the network let through?
+    Netcheck,
     /// Who has this overlay address?
     Whois {
         /// Which.
