@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ApiKeyId, Condition, DeviceId, Effect, Filter, Fqdn, GroupId, GroupName, NetworkRanges, OverlayAddr, PolicyId,
-    Posture, PublicKey, RelayId, RelayName, ResourceId, ResourceName, Revision, Scope, Sha256, SiteId, SiteName, TagName, Target,
-    Timestamp, TokenId, UserId, UserName, grant::Grant, token::HostPort,
+    Posture, PublicKey, RelayId, RelayName, ResourceId, ResourceName, Revision, Scope, Sha256, SiteId, SiteName,
+    TagName, Target, Timestamp, TokenId, UserId, UserName, grant::Grant, token::HostPort,
 };
 
 /// The network itself: one row, made at the coordinator's first start.

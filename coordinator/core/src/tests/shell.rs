@@ -333,6 +333,7 @@ impl Node {
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
+            | CoordinatorMessage::Relays { .. }
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }
@@ -352,6 +353,7 @@ pub(crate) fn config() -> CoreConfig {
         ack_timeout: ACK_TIMEOUT,
         requests_per_device: REQUESTS_PER_DEVICE,
         psk_master: SecretBytes::new([9; 32]),
+        relays: None,
     }
 }
 
