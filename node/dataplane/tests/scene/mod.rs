@@ -173,20 +173,31 @@ impl Pair {
 
     /// Each with so many lanes and these offloads.
     pub(crate) fn with(lanes: usize, offloads: Offloads) -> Self {
+        Self::through(lanes, offloads, [Arc::new(NoRelays), Arc::new(NoRelays)])
+    }
+
+    /// The same, where the client and the gateway have these ways to relays.
+    pub(crate) fn through(lanes: usize, offloads: Offloads, relays: [Arc<dyn RelayOut>; 2]) -> Self {
         let how = (NonZeroUsize::new(lanes).unwrap(), offloads);
         let (client, gateway) = (Netns::new("client"), Netns::new("gateway"));
         client.join("eth0", &gateway, "eth0");
         client.address("eth0", &["192.0.2.30/24", "2001:db8::30/64"]);
         gateway.address("eth0", &["192.0.2.20/24", "192.0.2.21/24", "2001:db8::20/64"]);
-        Self::between(client, gateway, GATEWAY, how)
+        Self::between(client, gateway, GATEWAY, how, relays)
     }
 
     /// In namespaces that reach each other, with the gateway at this address.
-    fn between(client: Netns, gateway: Netns, candidate: &str, how: (NonZeroUsize, Offloads)) -> Self {
+    fn between(
+        client: Netns,
+        gateway: Netns,
+        candidate: &str,
+        how: (NonZeroUsize, Offloads),
+        [up, down]: [Arc<dyn RelayOut>; 2],
+    ) -> Self {
         gateway.address("lo", &["10.0.0.5/32", "fd00:10::5/128"]);
         Self {
-            client: Node::new(client, 300, how, Arc::new(NoRelays)),
-            gateway: Node::new(gateway, 301, how, Arc::new(NoRelays)),
+            client: Node::new(client, 300, how, up),
+            gateway: Node::new(gateway, 301, how, down),
             candidate: candidate.parse().unwrap(),
             target: TARGET_V4,
         }

@@ -44,6 +44,8 @@ struct PeerState {
     calls: u32,
     /// When a handshake was tried again before its time.
     retried: Option<Moment>,
+    /// When one is to be.
+    retry_at: Option<Moment>,
     queue: Queue,
     paths: Paths,
     path: PathMtu,
@@ -140,8 +142,9 @@ impl Peers {
         let (key, initiate) = (peer.key, peer.initiate);
         let (paths, path) = (Paths::new(&peer, &self.own, now), PathMtu::new(self.mtu, now));
         let queue = Queue::default();
-        let (heard, retried, armed, client_addr) = (None, None, None, None);
-        let state = PeerState { peer, tunnel, heard, calls: 0, retried, queue, paths, path, armed, client_addr };
+        let (heard, retried, retry_at, armed, client_addr) = (None, None, None, None, None);
+        let state =
+            PeerState { peer, tunnel, heard, calls: 0, retried, retry_at, queue, paths, path, armed, client_addr };
         self.by_index.insert(index, key);
         self.by_key.insert(key, state);
         if initiate {
@@ -283,6 +286,9 @@ impl Peers {
             if state.heard.is_none() && state.queue.is_empty() && state.calls >= CALLS_IN_VAIN {
                 state.tunnel.give_up(now);
             }
+            if state.retry_at.is_some_and(|at| at <= now) {
+                state.retry_handshake(&mut self.out, sink, now);
+            }
             while let Some(datagram) = state.tunnel.handle_timeout(&mut self.out, now) {
                 state.calls += u32::from(classify(datagram) == Some(Kind::Initiation));
                 deliver(&state.peer, &state.paths, state.is_silent(now), datagram, sink);
@@ -393,7 +399,7 @@ fn deliver(peer: &Peer, paths: &Paths, silent: bool, datagram: &[u8], sink: &mut
 
 /// Takes a peer's timers into account.
 fn note_due(timers: &mut Timers, state: &mut PeerState) {
-    let paths = [state.path.poll_timeout(), state.paths.poll_timeout()];
+    let paths = [state.path.poll_timeout(), state.paths.poll_timeout(), state.retry_at];
     let times = [state.tunnel.poll_timeout(), state.queue.expires_at()].into_iter().chain(paths);
     timers.arm(&mut state.armed, times.flatten().min(), state.peer.key);
 }

@@ -58,9 +58,9 @@ fn is_quicker(time: Duration, before: Duration) -> bool {
 pub(super) fn refuge(paths: &[Path], dead: Option<Endpoint>, now: Moment) -> Option<usize> {
     let others = || paths.iter().enumerate().filter(|(_, path)| Some(path.endpoint) != dead && !path.is_dead);
     let is_fresh = |path: &Path| path.answered.is_some_and(|answered| now.since(answered) <= FRESH);
-    let fresh = best(others().filter(|(_, path)| is_fresh(path)));
+    let fresh = best(&others().filter(|(_, path)| is_fresh(path)));
     let there = || others().find(|(_, path)| path.is_there == Some(true)).map(|(nth, _)| nth);
-    let proven = || best(others().filter(|(_, path)| path.is_proven()));
+    let proven = || best(&others().filter(|(_, path)| path.is_proven()));
     let relay = || {
         let mut relays = others().filter(|(_, path)| path.endpoint.is_relayed() && path.is_there.is_none());
         relays.next().map(|(nth, _)| nth)
@@ -69,7 +69,7 @@ pub(super) fn refuge(paths: &[Path], dead: Option<Endpoint>, now: Moment) -> Opt
 }
 
 /// The best of paths that were proven.
-fn best<'a>(paths: impl Iterator<Item = (usize, &'a Path)> + Clone) -> Option<usize> {
+fn best<'a>(paths: &(impl Iterator<Item = (usize, &'a Path)> + Clone)) -> Option<usize> {
     let quickest = |is_relayed: bool| {
         let paths = paths.clone().filter(|(_, path)| path.endpoint.is_relayed() == is_relayed);
         paths.filter_map(|(nth, path)| Some((path.round_trip()?, nth))).min()

@@ -8,7 +8,9 @@
 //!     probes of the path in use, search the others ──► none answered: dead ──► switch
 //! ```
 //!
-//! - [`choice`](super::choice): which path is better than which
+//! - here: what is told and asked; [`turns`]: what follows from it; [`choice`](super::choice): which path is better than which
+
+mod turns;
 
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ use postern_model::{Moment, RelayId};
 
 use super::{
     CALL_PAUSE, Heard, MOST, Message, Used,
-    choice::{self, Verdict},
     path::{Due, Path, Why},
 };
 use crate::{Endpoint, PathStatus, Peer};
@@ -68,6 +69,8 @@ pub(super) struct Chooser {
     look_at: Moment,
     pause: Duration,
     searched: Option<Moment>,
+    /// When the next probe is due, or earlier: with each packet this is looked at, and not all paths.
+    probes_at: Option<Moment>,
     /// Of the last probe.
     number: u64,
 }
@@ -86,6 +89,7 @@ impl Chooser {
             look_at: now,
             pause: PAUSE.0,
             searched: None,
+            probes_at: None,
             number: 0,
         }
     }
@@ -156,11 +160,16 @@ impl Chooser {
         }
         let is_silent = self.used.heard.is_none_or(|heard| now.since(heard) >= SILENT);
         let is_missed = self.used.unanswered.is_some() || what == Heard::Handshake;
-        if self.used.endpoint.is_none() || self.is_lost || is_silent && is_missed {
+        let is_direct = self.used.endpoint.is_some_and(|used| !used.is_relayed());
+        if !self.is_lost && is_silent && is_missed && is_direct && from.is_relayed() {
+            // This came first, which does not say that the direct path is dead.
+            self.doubt(now);
+            self.detour = Some(from);
+        } else if self.used.endpoint.is_none() || self.is_lost || is_silent && is_missed {
             self.switch(from, now);
             self.search_soon(now);
         } else if self.paths[nth].answered.is_none() {
-            self.paths[nth].probe_now(REST, now);
+            self.probe_now(nth, now);
             if is_silent && !self.is_checked {
                 self.check(now);
             }
@@ -181,7 +190,7 @@ impl Chooser {
             path.heard = Some(now);
             // A hole has just been opened for it, perhaps.
             if !is_used && path.answered.is_none_or(|answered| now.since(answered) >= Duration::from_secs(1)) {
-                path.probe_now(REST, now);
+                self.probe_now(nth, now);
             }
         }
         if calls && self.searched.is_none_or(|searched| now.since(searched) >= CALL_PAUSE) {
@@ -199,7 +208,7 @@ impl Chooser {
         let Some(nth) = self.learn(from) else { return };
         if !self.paths[nth].handle_answer(number, observed, now) {
             // Asked elsewhere, answered from here: this way has still to show that it leads there.
-            return self.paths[nth].probe_now(REST, now);
+            return self.probe_now(nth, now);
         }
         if self.used.endpoint == Some(from) {
             self.used.heard = Some(now);
@@ -215,9 +224,9 @@ impl Chooser {
         } else {
             self.consider(nth, now);
         }
-        let path = &mut self.paths[nth];
+        let path = &self.paths[nth];
         if path.probing.is_none() && path.measured < 2 {
-            path.probe(Why::Search { calls: false }, now + SECOND);
+            self.probe(nth, Why::Search { calls: false }, now + SECOND);
         }
     }
 
@@ -229,7 +238,7 @@ impl Chooser {
         if is_there {
             (path.is_dead, path.owed) = (false, 0);
             if self.used.endpoint.is_some() {
-                path.probe(Why::Search { calls: true }, now);
+                self.probe(nth, Why::Search { calls: true }, now);
             }
             if self.is_lost {
                 self.switch(endpoint, now);
@@ -284,12 +293,12 @@ impl Chooser {
                 None => {}
             }
         }
+        self.probes_at = self.paths.iter().filter_map(|path| path.probing.map(|probing| probing.next)).min();
         None
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        let probes = self.paths.iter().filter_map(|path| path.probing.map(|probing| probing.next));
-        probes.chain(self.suspects_at()).min()
+        self.probes_at.into_iter().chain(self.suspects_at()).min()
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {
@@ -312,6 +321,20 @@ impl Chooser {
 
     fn path_in_use(&self) -> Option<&Path> {
         self.paths.iter().find(|path| Some(path.endpoint) == self.used.endpoint)
+    }
+
+    fn probe(&mut self, nth: usize, why: Why, at: Moment) {
+        self.paths[nth].probe(why, at);
+        self.wake(at);
+    }
+
+    fn probe_now(&mut self, nth: usize, now: Moment) {
+        self.paths[nth].probe_now(REST, now);
+        self.wake(now);
+    }
+
+    fn wake(&mut self, at: Moment) {
+        self.probes_at = Some(self.probes_at.map_or(at, |before| before.min(at)));
     }
 
     fn path_in_use_mut(&mut self) -> Option<&mut Path> {
@@ -348,163 +371,5 @@ impl Chooser {
         let since = self.used.unanswered?;
         let slow = self.round_trip().map_or(Duration::ZERO, |time| time * PATIENCE_ROUND_TRIPS).min(PATIENCE.1);
         Some(since + self.used.patience.max(slow))
-    }
-
-    /// Looks around, unless there is only one way.
-    fn look(&mut self, now: Moment) {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE.1);
-        if self.paths.len() > 1 || self.searched.is_none() {
-            self.search(true, now);
-        }
-        self.look_at = now + pause;
-    }
-
-    /// The same once data is sent.
-    fn search_soon(&mut self, now: Moment) {
-        (self.pause, self.look_at) = (PAUSE.0, now);
-    }
-
-    fn search(&mut self, calls: bool, now: Moment) {
-        self.searched = Some(now);
-        let checked = self.used.endpoint.filter(|_| self.is_checked);
-        for path in &mut self.paths {
-            path.measured = 0;
-            if path.is_there != Some(false) && Some(path.endpoint) != checked {
-                path.probe(Why::Search { calls }, now);
-            }
-        }
-    }
-
-    /// Finds out quickly whether the path in use still carries anything.
-    fn check(&mut self, now: Moment) {
-        if let Some(path) = self.path_in_use_mut() {
-            path.probe(Why::Check, now);
-            self.is_checked = true;
-        }
-    }
-
-    fn end_check(&mut self) {
-        self.is_checked = false;
-        if let Some(path) = self.path_in_use_mut()
-            && path.probing.is_some_and(|probing| probing.why == Why::Check)
-        {
-            path.probing = None;
-        }
-        self.end_doubt();
-    }
-
-    /// The path in use may be of no use: what there is to send goes through a relay until it has answered.
-    fn doubt(&mut self, now: Moment) {
-        if self.used.endpoint.is_some_and(|used| !used.is_relayed()) {
-            self.is_doubtful = true;
-            let there = self.paths.iter().find(|path| path.is_there == Some(true) && !path.is_dead);
-            self.detour = there.map(|path| path.endpoint);
-        }
-        self.check(now);
-    }
-
-    fn end_doubt(&mut self) {
-        self.is_doubtful = false;
-        // The other end follows back.
-        self.used.wants_keepalive |= self.detour.take().is_some();
-    }
-
-    /// No probe of a path was answered.
-    fn failed(&mut self, nth: usize, now: Moment) {
-        let path = &mut self.paths[nth];
-        if Some(path.endpoint) != self.used.endpoint {
-            return path.die();
-        }
-        let was_checked = std::mem::take(&mut self.is_checked);
-        let is_heard = self.used.heard.is_some_and(|heard| now.since(heard) < SILENT);
-        // Other implementations of WireGuard answer no probes.
-        if was_checked || !is_heard {
-            self.lose(now);
-        }
-    }
-
-    /// The path in use is dead.
-    fn lose(&mut self, now: Moment) {
-        let is_forgiven = now.since(self.since) >= FORGIVEN;
-        if let Some(path) = self.path_in_use_mut() {
-            path.die();
-            path.deaths = if is_forgiven { 1 } else { path.deaths.saturating_add(1) };
-            path.owed = path.deaths.min(MOST_OWED);
-        }
-        self.leave(now);
-    }
-
-    /// Uses another path than the one in use, if there is any.
-    fn leave(&mut self, now: Moment) {
-        self.is_checked = false;
-        self.search_soon(now + PAUSE.0);
-        match choice::refuge(&self.paths, self.used.endpoint, now) {
-            Some(nth) => self.switch(self.paths[nth].endpoint, now),
-            None => {
-                (self.is_lost, self.is_doubtful, self.detour, self.used.unanswered) = (true, false, None, None);
-            }
-        }
-    }
-
-    fn switch(&mut self, endpoint: Endpoint, now: Moment) {
-        let heard = self.index(endpoint).and_then(|nth| self.paths[nth].heard);
-        // What was heard meanwhile is known of the one that is left.
-        let heard_there = self.used.heard;
-        if let Some(path) = self.path_in_use_mut() {
-            path.heard = path.heard.max(heard_there);
-        }
-        self.used.move_to(endpoint, heard);
-        self.used.patience = PATIENCE.0;
-        self.used.wants_keepalive = true;
-        self.since = now;
-        (self.is_lost, self.is_doubtful, self.detour, self.is_checked) = (false, false, None, false);
-        self.paths.iter_mut().for_each(|path| path.wins = 0);
-    }
-
-    /// Another path than the one in use has answered.
-    fn consider(&mut self, nth: usize, now: Moment) {
-        let path = &self.paths[nth];
-        let endpoint = path.endpoint;
-        let Some(used) = self.path_in_use().filter(|used| !used.is_dead) else { return self.switch(endpoint, now) };
-        if path.owed > 0 {
-            self.paths[nth].probe(Why::Search { calls: false }, now + DEBT);
-        } else if self.is_doubtful && endpoint.is_relayed() {
-            self.detour = Some(endpoint);
-        } else if self.is_doubtful {
-            self.switch(endpoint, now);
-        } else {
-            match choice::compare(path, used) {
-                Verdict::Now => self.switch(endpoint, now),
-                Verdict::Better if path.wins + 1 >= WINS => self.switch(endpoint, now),
-                Verdict::Better => {
-                    self.paths[nth].wins += 1;
-                    self.try_again(nth, now);
-                }
-                Verdict::No => self.paths[nth].wins = 0,
-            }
-        }
-    }
-
-    /// Measures a path and the one in use once more, at the same time.
-    fn try_again(&mut self, nth: usize, now: Moment) {
-        self.paths[nth].probe(Why::Search { calls: false }, now + AGAIN);
-        if let Some(used) = self.path_in_use_mut().filter(|used| used.probing.is_none()) {
-            used.probe(Why::Search { calls: false }, now + AGAIN);
-        }
-    }
-
-    /// One that was found better before this one's round trip was known, and is not under way of being tried.
-    fn better_than_used(&self) -> Option<usize> {
-        let used = self.path_in_use()?;
-        let is_better = |path: &Path| {
-            path.endpoint != used.endpoint
-                && path.is_proven()
-                && path.wins == 0
-                && path.probing.is_none()
-                && path.answered >= self.searched
-                && choice::compare(path, used) != Verdict::No
-        };
-        self.paths.iter().position(is_better)
     }
 }

@@ -124,10 +124,9 @@ impl Path {
     pub(super) fn probe_now(&mut self, pause: Duration, now: Moment) {
         let is_rested = self.open.last().is_none_or(|(_, sent)| now.since(*sent) >= pause);
         match &mut self.probing {
-            Some(probing) if is_rested => probing.next = probing.next.min(now),
-            Some(_) => {}
-            None if is_rested => self.probe(Why::Search { calls: false }, now),
-            None => {}
+            _ if !is_rested => {}
+            Some(probing) => probing.next = probing.next.min(now),
+            None => self.probe(Why::Search { calls: false }, now),
         }
     }
 

@@ -57,8 +57,10 @@ impl Peers {
 
 impl PeerState {
     /// Sends the initiation that is waited for anew, wherever the peer may be; nothing when none is.
-    fn retry_handshake(&mut self, out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
-        if self.retried.is_some_and(|retried| now.since(retried) < REST) {
+    pub(super) fn retry_handshake(&mut self, out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
+        let rested = self.retried.map_or(now, |retried| retried + REST);
+        self.retry_at = Some(rested).filter(|rested| *rested > now);
+        if self.retry_at.is_some() {
             return;
         }
         if let Some(initiation) = self.tunnel.retry_handshake(out, now) {

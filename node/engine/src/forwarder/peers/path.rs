@@ -69,7 +69,7 @@ impl Peers {
 
 impl PeerState {
     /// Says all that is due about the paths: probes of them, and where this node is.
-    pub(super) fn speak(&mut self, out: &mut Vec<u8>, sink: &mut impl ForwarderSink, now: Moment) {
+    pub(super) fn speak(&mut self, out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
         while let Some((endpoint, message)) = self.paths.poll(&self.peer, now) {
             self.tell(endpoint, message, out, sink, now);
         }

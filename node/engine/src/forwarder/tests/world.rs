@@ -95,6 +95,13 @@ impl ForwarderSink for Out {
     }
 }
 
+impl Out {
+    /// What was written to TUN since this was asked last.
+    pub(super) fn take_packets(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.packets)
+    }
+}
+
 pub(super) struct Node {
     pub(super) forwarder: Forwarder,
     pub(super) outside: SocketAddr,
@@ -278,7 +285,7 @@ impl World {
     }
 
     pub(super) fn tun_packets(&mut self, at: At) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.nodes[at].out.packets)
+        self.nodes[at].out.take_packets()
     }
 
     pub(super) fn misses(&mut self, at: At) -> Vec<Miss> {
