@@ -4,8 +4,8 @@ use super::{CoordinatorSays, Facts, Finding, error, warning};
 
 /// A clock that is off by more than this, in seconds, is wrong: the coordinator's answer takes some of it.
 const OFF: i64 = 30;
-/// A certificate that ends in less than this, in seconds, should have been renewed.
-const LATE: i64 = 24 * 3600;
+/// A certificate that has less than one in so many parts of its life left should have been renewed.
+const LATE: i64 = 10;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let found = [state(facts), version(facts), left_over(facts), certificate(facts), clock(facts), key(facts)];
@@ -71,9 +71,9 @@ fn certificate(facts: &Facts) -> Option<Finding> {
             "set the clock: 'timedatectl set-ntp true'",
         ));
     }
-    (facts.now + LATE > ends).then(|| {
+    ((ends - facts.now) * LATE < ends - begins).then(|| {
         warning(
-            "the device certificate ends in less than a day, and should have been renewed",
+            format!("the device certificate ends in {} minutes, and should have been renewed", (ends - facts.now) / 60),
             "keep the node up and connected; it renews the certificate by itself",
         )
     })

@@ -64,7 +64,7 @@ impl Relays {
 
     /// Ends what nobody has needed for a while.
     pub(super) fn handle_timeout(&mut self, now: Moment) {
-        self.follow(now);
+        self.attended.retain(|_, attendance| attendance.idle_since.is_none_or(|since| now.since(since) < LINGER));
     }
 
     /// The relays of the network.
@@ -85,7 +85,7 @@ impl Relays {
                 false => drop(attendance.idle_since.get_or_insert(now)),
             }
         }
-        self.attended.retain(|_, attendance| attendance.idle_since.is_none_or(|since| now.since(since) < LINGER));
+        self.handle_timeout(now);
         for id in needed.keys() {
             if self.attended.contains_key(id) || self.attended.len() >= MAX_ATTENDED {
                 continue;

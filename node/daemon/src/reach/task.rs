@@ -80,6 +80,8 @@ struct Task {
     /// The latest answer of each address since the network changed.
     answers: BTreeMap<SocketAddr, Answer>,
     round: Option<Round>,
+    /// Whether a round begins as soon as it is known where the servers are.
+    is_round_near: bool,
     next_round: Moment,
     next_keep: Moment,
     /// Counts networks: what was found out about an earlier one counts for nothing.
@@ -112,6 +114,7 @@ pub(super) async fn run(config: ReachConfig, mut inputs: Inputs, events: mpsc::S
         questions: Questions::default(),
         answers: BTreeMap::new(),
         round: None,
+        is_round_near: false,
         next_round: now,
         next_keep: now,
         network: 0,
@@ -172,7 +175,7 @@ impl Task {
     async fn timers(&mut self, now: Moment) {
         self.relays.handle_timeout(now);
         self.go_on(now).await;
-        if self.round.is_none() && self.has_session && self.next_round <= now {
+        if !self.is_asking() && self.has_session && self.next_round <= now {
             self.begin_round(now);
         }
         if self.keeps() && self.next_keep <= now {
@@ -224,7 +227,7 @@ impl Task {
 
     /// Whoever answers STUN is asked, once its address is known.
     fn begin_round(&mut self, now: Moment) {
-        self.next_round = now + EVERY;
+        (self.next_round, self.is_round_near) = (now + EVERY, true);
         let relays = self.relays.entries().map(|entry| (Server::Relay(entry.id), entry.address.clone()));
         let servers = relays.chain([(Server::Coordinator, self.coordinator.clone())]).collect();
         let (found, network) = (self.found.clone(), self.network);
@@ -241,6 +244,7 @@ impl Task {
                 let mut seen = BTreeSet::new();
                 servers.retain(|(_, addr)| seen.insert(*addr));
                 self.round = Some(Round { begun: now, asked: 0, servers });
+                self.is_round_near = false;
                 self.go_on(now).await;
             }
             Found::Router(network, place) if network == self.network => self.place = place,
@@ -257,6 +261,10 @@ impl Task {
             // Of a network that this machine is not in any more.
             _ => {}
         }
+    }
+
+    fn is_asking(&self) -> bool {
+        self.round.is_some() || self.is_round_near
     }
 
     /// Goes on with a round of questions.
@@ -302,7 +310,7 @@ impl Task {
         if before.is_some_and(|before| before.observed != answer.observed) {
             // The NAT has a new mapping for this node, and what the other servers saw is gone.
             self.answers.retain(|addr, _| *addr == answer.addr);
-            if self.round.is_none() {
+            if !self.is_asking() {
                 self.begin_round(at);
             }
         }
@@ -409,7 +417,7 @@ impl Task {
             }
             RelayEvent::Disconnected(relay) => {
                 self.connected.remove(&relay);
-                if self.home == Some(relay) && self.round.is_none() {
+                if self.home == Some(relay) && !self.is_asking() {
                     // It may be gone: whoever is there answers.
                     self.answers.retain(|_, answer| answer.server != Server::Relay(relay));
                     self.begin_round(clock::now());
@@ -431,7 +439,7 @@ impl Task {
 
     async fn tell_candidates(&mut self) {
         // Until somebody has answered since the network changed, what was told before is as good as nothing.
-        if self.answers.is_empty() && self.round.is_some() {
+        if self.answers.is_empty() && self.is_asking() {
             return;
         }
         let mut candidates = observed::candidates(self.answers.values(), &self.host);
