@@ -362,7 +362,7 @@ impl Core {
             gateway: gateway.wireguard,
             preshared_key: psk::derive(&self.config.psk_master, &client.wireguard, &gateway.wireguard),
             candidates: self.candidates.get(&gateway.id).cloned().unwrap_or_default(),
-            relayed: None,
+            relayed: self.relayed(client, gateway, grant),
         })
     }
 
@@ -384,7 +384,7 @@ impl Core {
             },
             preshared_key: psk::derive(&self.config.psk_master, &client.wireguard, &gateway.wireguard),
             candidates: self.candidates.get(&client.id).cloned().unwrap_or_default(),
-            relayed: None,
+            relayed: self.relayed(gateway, client, grant),
             resource: resource.id,
             resource_name: resource.name.clone(),
             resource_addr: resource.addr,

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_model::{
-    ApiKeyId, DeviceId, Effect, Filter, Fqdn, GroupName, PolicyId, PortSet, ResourceName, Revision, ScopeName,
-    SiteName, Subject, TagName, Target, Timestamp, TokenId, UserName,
+    ApiKeyId, DeviceId, Effect, Filter, Fqdn, GroupName, PolicyId, PortSet, RelayName, ResourceName, Revision,
+    ScopeName, SiteName, Subject, TagName, Target, Timestamp, TokenId, UserName,
 };
 
 use crate::{Declaration, declaration::plan::Step};
@@ -99,6 +99,14 @@ pub enum Command {
     RevokeApiKey {
         id: ApiKeyId,
     },
+    AddRelay {
+        name: RelayName,
+        address: postern_model::token::HostPort,
+        pin: postern_model::Sha256,
+    },
+    RemoveRelay {
+        name: RelayName,
+    },
 }
 
 /// What to change of a resource; `None` leaves it as it is.
@@ -177,6 +185,7 @@ pub enum Touched {
     Token(TokenId),
     Device(DeviceId),
     ApiKey(ApiKeyId),
+    Relay(postern_model::RelayId),
 }
 
 /// Why a command was refused: nothing was changed.

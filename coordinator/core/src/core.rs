@@ -6,7 +6,7 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, Revision, SecretBytes, Timestamp,
+    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, RelayId, Revision, SecretBytes, Timestamp,
     audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
@@ -23,6 +23,7 @@ use crate::{
     draft::Drafted,
     enforcement::{Effects, Enforcement},
     presence::Session,
+    relays::RelayConfig,
     surroundings::Surroundings,
     waiting::WaitingGrants,
 };
@@ -68,6 +69,8 @@ pub struct CoreConfig {
     pub requests_per_device: usize,
     /// From which the pairs' preshared keys are derived; kept in the state directory, never sent.
     pub psk_master: SecretBytes,
+    /// What relays take; without it nodes are told of none.
+    pub relays: Option<RelayConfig>,
 }
 
 /// What is to be committed, and what it will have yielded.
@@ -114,6 +117,8 @@ pub struct Core {
     pub(crate) surroundings: Surroundings,
     /// Where each device was last known to be reached; kept while it is away, for grants that go on.
     pub(crate) candidates: HashMap<DeviceId, Vec<Candidate>>,
+    /// At which relay each device was last known to wait; kept like that.
+    pub(crate) homes: HashMap<DeviceId, RelayId>,
     /// Grants that their gateway has not yet acknowledged as they are now.
     pub(crate) waiting: WaitingGrants,
     pub(crate) denials: Denials,
@@ -140,6 +145,7 @@ impl Core {
             sessions: HashMap::new(),
             surroundings: Surroundings::default(),
             candidates: HashMap::new(),
+            homes: HashMap::new(),
             waiting: WaitingGrants::default(),
             denials: Denials::default(),
             enforcement: Enforcement::default(),
@@ -182,6 +188,7 @@ impl Core {
         // What the changes are about, as it was before them.
         let news = self.catalogue_news(&changes);
         let checks = self.checks_before(&changes);
+        let relays = self.relays_before(&changes);
         let is_declarative = changes.iter().any(declaration::is_declarative);
         let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
         let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
@@ -224,6 +231,7 @@ impl Core {
         }
         self.tell_catalogues(news);
         checks.into_iter().for_each(|before| self.tell_checks(&before));
+        relays.into_iter().for_each(|before| self.tell_relays(&before, now));
         self.follow(follow_up, now);
         outcome
     }
@@ -281,6 +289,7 @@ impl Core {
 
     fn evict(&mut self, device: DeviceId) {
         self.candidates.remove(&device);
+        self.homes.remove(&device);
         self.surroundings.forget(device);
         if self.sessions.contains_key(&device) {
             self.send(device, CoordinatorMessage::Evicted { reason: Eviction::Revoked });

@@ -20,7 +20,7 @@
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
 //! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can; `advice`: what policies allow and nobody uses
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
-//!   `denials`: how often the same was denied; `psk`: preshared keys
+//!   `denials`: how often the same was denied; `psk`: preshared keys; `relays`: passes, and who waits where
 
 pub mod command;
 pub mod declaration;
@@ -40,6 +40,7 @@ mod enrolment;
 mod inquiry;
 mod presence;
 mod psk;
+mod relays;
 mod shadow;
 mod surroundings;
 #[cfg(test)]
@@ -54,4 +55,5 @@ pub use effect::Effect;
 pub use enforcement::{ChangeReport, NodeReport};
 pub use enrolment::{EnrolProof, Enrolment, Foreseen};
 pub use inquiry::{Cuts, Reach};
+pub use relays::{OWN_RELAY, PassSigner, RelayConfig};
 pub use state::State;

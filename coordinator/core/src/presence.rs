@@ -37,6 +37,8 @@ pub(crate) struct Session {
     from: SocketAddr,
     wireguard_port: u16,
     since: Timestamp,
+    /// Where the node says that it may be reached.
+    told: Vec<Candidate>,
     /// How often the node was sent each grant that it carries and has not acknowledged: it does so each time.
     pub(crate) unacknowledged: HashMap<GrantId, u32>,
 }
@@ -126,13 +128,17 @@ impl Core {
             from,
             wireguard_port: hello.wireguard_port,
             since: now,
+            told: Vec::new(),
             unacknowledged: HashMap::new(),
         };
         self.sessions.insert(device, session);
         self.enforcement.note_presence(device, false);
         self.surroundings.note(device, Surrounding { heard: now, source: from.ip().to_canonical() });
         self.greet(&record, renew_certificate_in, now);
-        self.update_candidates(device, hello.candidates.clone(), now);
+        let has_moved_in = self.note_home(device, hello.relay);
+        if self.note_candidates(device, Some(hello.candidates.clone())) || has_moved_in {
+            self.tell_reach(device, now);
+        }
     }
 
     fn greet(&mut self, device: &Device, renew_certificate_in: Duration, now: Timestamp) {
@@ -169,7 +175,8 @@ impl Core {
             installed,
             renew_certificate_in,
             checks: self.checks(),
-            relays: Vec::new(),
+            relays: self.relays(),
+            relay_pass: self.home_pass(device, now),
         };
         self.send(id, CoordinatorMessage::Welcome(Box::new(welcome)));
     }
@@ -192,8 +199,9 @@ impl Core {
             session.from = from;
         }
         // Where it is seen changes with that; where it says to be, it says itself.
-        let candidates = self.candidates.get(&device).cloned().unwrap_or_default();
-        self.update_candidates(device, candidates, now);
+        if self.note_candidates(device, None) {
+            self.tell_reach(device, now);
+        }
     }
 
     /// Whether the posture that is recorded of a device counts.
@@ -245,7 +253,8 @@ impl Core {
     }
 
     /// A message in the session. [`NodeMessage::Posture`] is for [`Self::propose_posture`], and the shell renews
-    /// certificates itself; both are ignored here, and so is what comes on any but the device's newest connection.
+    /// certificates itself, while here the pass for relays is made anew. The former is ignored here, and so is what comes on
+    /// any but the device's newest connection.
     pub fn handle_message(
         &mut self,
         device: DeviceId,
@@ -260,31 +269,51 @@ impl Core {
             NodeMessage::GrantInstalled { grant, cut } => self.handle_installed(device, (grant, cut), (now, moment)),
             NodeMessage::GrantRevoked { grant, cut } => self.enforcement.acknowledged(device, grant, cut, moment),
             NodeMessage::Settled { revision } => self.enforcement.settled(device, revision, moment),
-            NodeMessage::Candidates { candidates } => self.update_candidates(device, candidates, now),
-            NodeMessage::HomeRelay { .. }
-            | NodeMessage::Posture { .. }
-            | NodeMessage::Activity { .. }
-            | NodeMessage::RenewCertificate { .. } => {}
+            NodeMessage::Candidates { candidates } => {
+                if self.note_candidates(device, Some(candidates)) {
+                    self.tell_reach(device, now);
+                }
+            }
+            NodeMessage::HomeRelay { relay } => {
+                if self.note_home(device, relay) {
+                    self.tell_reach(device, now);
+                }
+            }
+            // As long as the certificate, so it is made anew when that is.
+            NodeMessage::RenewCertificate { .. } => self.renew_home_pass(device, now),
+            NodeMessage::Posture { .. } | NodeMessage::Activity { .. } => {}
         }
     }
 
-    /// Notes where a device may be reached, and tells whoever shares a grant with it.
-    fn update_candidates(&mut self, device: DeviceId, mut candidates: Vec<Candidate>, now: Timestamp) {
-        let Some(session) = self.sessions.get(&device) else { return };
-        candidates.retain(|candidate| candidate.kind == CandidateKind::Host && candidate.addr.port() != 0);
-        let observed = SocketAddr::new(session.from.ip().to_canonical(), session.wireguard_port);
-        if observed.port() != 0 && candidates.iter().all(|candidate| candidate.addr != observed) {
-            candidates.push(Candidate { addr: observed, kind: CandidateKind::Observed });
+    /// Notes where a device may be reached, if it says so anew, and where it is seen; whether that is news.
+    fn note_candidates(&mut self, device: DeviceId, told: Option<Vec<Candidate>>) -> bool {
+        let Some(session) = self.sessions.get_mut(&device) else { return false };
+        if let Some(mut told) = told {
+            told.retain(|candidate| candidate.kind != CandidateKind::Unknown && candidate.addr.port() != 0);
+            // What others see is most likely to work, and must not be what is cut.
+            told.sort_unstable_by_key(|candidate| (std::cmp::Reverse(candidate.kind), candidate.addr));
+            told.dedup();
+            told.truncate(MAX_CANDIDATES);
+            session.told = told;
         }
-        // The observed one comes last, and is the one most likely to work: it must not be what is cut.
+        let mut candidates = session.told.clone();
+        // A guess at what the node would hear from a STUN server. It may know better, but not from before it moved.
+        let guess = SocketAddr::new(session.from.ip().to_canonical(), session.wireguard_port);
+        let is_better = |candidate: &Candidate| {
+            candidate.addr == guess || candidate.kind == CandidateKind::Observed && candidate.addr.ip() == guess.ip()
+        };
+        if guess.port() != 0 && !candidates.iter().any(is_better) {
+            candidates.truncate(MAX_CANDIDATES - 1);
+            candidates.push(Candidate { addr: guess, kind: CandidateKind::Observed });
+        }
         candidates.sort_unstable_by_key(|candidate| (candidate.kind, candidate.addr));
-        candidates.dedup();
-        let excess = candidates.len().saturating_sub(MAX_CANDIDATES);
-        candidates.drain(..excess);
-        if self.candidates.get(&device) == Some(&candidates) {
-            return;
-        }
+        let is_news = self.candidates.get(&device) != Some(&candidates);
         self.candidates.insert(device, candidates);
+        is_news
+    }
+
+    /// Tells whoever shares a grant with a device how to reach it now.
+    fn tell_reach(&mut self, device: DeviceId, now: Timestamp) {
         let held: Vec<_> = self.state.grants_of_device(device).cloned().collect();
         for grant in &held {
             self.send_install(grant, now);

@@ -9,11 +9,13 @@ use std::{
 };
 
 use postern_model::{
-    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, PublicKey, ResourceId, ResourceName, Revision,
-    Scope, Sha256, SiteId, SiteName, TagName, Timestamp, TokenId, UserId, UserName,
+    ApiKeyId, DeviceId, Fqdn, GrantId, GroupId, GroupName, PolicyId, PublicKey, RelayId, ResourceId, ResourceName,
+    Revision, Scope, Sha256, SiteId, SiteName, TagName, Timestamp, TokenId, UserId, UserName,
     change::Change,
     grant::Grant,
-    record::{ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Resource, Site, Token, User, World},
+    record::{
+        ApiKeyRecord, Device, Group, Network, Owner, Policy, Principal, Relay, Resource, Site, Token, User, World,
+    },
 };
 use postern_policy::{CompiledPolicy, Facts, PolicySet};
 
@@ -31,6 +33,7 @@ pub struct State {
     pub devices: BTreeMap<DeviceId, Device>,
     pub tokens: BTreeMap<TokenId, Token>,
     pub api_keys: BTreeMap<ApiKeyId, ApiKeyRecord>,
+    pub relays: BTreeMap<RelayId, Relay>,
     pub grants: BTreeMap<GrantId, Grant>,
     policy_set: PolicySet,
     user_names: HashMap<UserName, UserId>,
@@ -67,6 +70,7 @@ impl State {
             devices: BTreeMap::new(),
             tokens: BTreeMap::new(),
             api_keys: BTreeMap::new(),
+            relays: BTreeMap::new(),
             grants: BTreeMap::new(),
             policy_set: PolicySet::default(),
             user_names: HashMap::new(),
@@ -98,6 +102,7 @@ impl State {
             .chain(world.devices.into_iter().map(Change::PutDevice))
             .chain(world.tokens.into_iter().map(Change::PutToken))
             .chain(world.api_keys.into_iter().map(Change::PutApiKey))
+            .chain(world.relays.into_iter().map(Change::PutRelay))
             .chain(world.grants.into_iter().map(Change::PutGrant));
         changes.for_each(|change| state.apply(change));
         state
@@ -121,6 +126,7 @@ impl State {
             devices: all(&self.devices),
             tokens: all(&self.tokens),
             api_keys: all(&self.api_keys),
+            relays: all(&self.relays),
             grants: all(&self.grants),
         }
     }
@@ -210,6 +216,12 @@ impl State {
             }
             Change::RemoveApiKey(id) => {
                 self.api_keys.remove(&id);
+            }
+            Change::PutRelay(relay) => {
+                self.relays.insert(relay.id, relay);
+            }
+            Change::RemoveRelay(id) => {
+                self.relays.remove(&id);
             }
             Change::PutGrant(grant) => {
                 self.forget_grant(grant.id);

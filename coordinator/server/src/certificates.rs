@@ -240,18 +240,30 @@ impl Identity {
         digest(&self.key.subject_public_key_info())
     }
 
-    /// TLS for nodes: 1.3 only, with device certificates where there are any.
+    /// TLS for nodes: 1.3 only, with device certificates where there are any, for these protocols (ALPN).
     ///
     /// # Errors
     /// When the cryptography can't be set up.
-    pub(crate) fn node_tls(&self, devices: Arc<DeviceVerifier>) -> Result<rustls::ServerConfig> {
+    pub(crate) fn node_tls(
+        &self,
+        devices: Arc<DeviceVerifier>,
+        protocols: Vec<Vec<u8>>,
+    ) -> Result<rustls::ServerConfig> {
         let builder = rustls::ServerConfig::builder_with_provider(provider());
         let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_client_cert_verifier(devices);
         let mut config = builder.with_single_cert(vec![self.certificate.clone()], self.private_key())?;
-        config.alpn_protocols = vec![postern_wire::ALPN.to_vec()];
+        config.alpn_protocols = protocols;
         // A ticket would carry an identity past a revocation.
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+
+    /// TLS for a relay on its own.
+    ///
+    /// # Errors
+    /// When the cryptography can't be set up.
+    pub(crate) fn relay_tls(&self) -> Result<rustls::ServerConfig> {
+        Ok(postern_relay::endpoint::server_tls(self.certificate.clone(), self.private_key())?)
     }
 
     /// TLS on TCP: for the admin API, and for nodes whose network lets no UDP through. What the latter say in it is QUIC, where

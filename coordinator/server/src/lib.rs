@@ -6,6 +6,7 @@
 //! - [`serve`]: starts all of it and ends it in order; `listeners`: the admin API's two doors
 //! - `nodes`: QUIC connections of nodes, enrolment and sessions
 //! - `activity`: decisions and flows, written down, streamed and handed on
+//! - `relay`: a relay on its own; `passes`: what relays take
 //! - `state_dir`, `certificates`: keys and what is signed with them
 //! - [`api`]: the admin HTTP API; [`cli`]: the command line, its client
 
@@ -20,4 +21,6 @@ mod certificates;
 mod listeners;
 mod nodes;
 mod outbox;
+mod passes;
+mod relay;
 mod state_dir;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use postern_core::{Core, CoreConfig};
+use postern_core::{Core, CoreConfig, RelayConfig};
 use postern_model::{
     NetworkRanges,
     addr::FIRST_INDEX,
@@ -34,6 +34,7 @@ use crate::{
     coordinator::Coordinator,
     listeners,
     nodes::{self, Nodes},
+    passes::{self, PassKey},
     state_dir::StateDir,
 };
 
@@ -63,6 +64,8 @@ pub struct ServeConfig {
     pub public_address: Option<HostPort>,
     /// How long a grant holds unless renewed.
     pub lease: Duration,
+    /// Whether it is a relay too.
+    pub relay: bool,
     /// What becomes of access activity.
     pub activity: ActivityConfig,
 }
@@ -122,6 +125,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
     let identity = Identity::new(dir.identity_key()?)?;
     let ca = DeviceCa::new(dir.device_ca_key()?)?;
     let psk_master = dir.psk_master()?;
+    let pass_key = PassKey::new(&dir.pass_key()?)?;
     let reset_secret = psk_master.clone();
     let listen = config.listen.unwrap_or_else(default_listen);
     let public_address = public_address(&dir, config, listen.port())?;
@@ -132,9 +136,14 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         ack_timeout: ACK_TIMEOUT,
         requests_per_device: REQUESTS_PER_DEVICE,
         psk_master,
+        relays: Some(RelayConfig {
+            signer: pass_key.signer(),
+            trust: pass_key.trust()?,
+            own: config.relay.then(|| passes::own_entry(identity.pin(), public_address.clone())),
+        }),
     };
     let core = Core::new(store.load()?, core_config);
-    let (endpoint, quic) = nodes::bind(listen, &identity, &ca, &reset_secret)?;
+    let (endpoint, quic, quic_config) = nodes::bind(listen, &identity, &ca, &reset_secret, config.relay)?;
     let listener = listeners::tcp(listen).await?;
     let socket = listeners::unix(&dir.admin_socket())?;
     let tls = identity.tcp_tls()?;
@@ -154,7 +163,16 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         timers.await;
         Ok(())
     });
-    let nodes = Nodes::new(coordinator.clone(), ca).serve(endpoint, stopping.clone());
+    let relay =
+        if config.relay { Some(passes::relay([pass_key.trust()?], postern_relay::serve::DEFAULT_RATE)) } else { None };
+    if let Some(relay) = relay.clone() {
+        let stop = stopping.clone();
+        tasks.spawn(async move {
+            relay.run(stop).await;
+            Ok(())
+        });
+    }
+    let nodes = Nodes::new(coordinator.clone(), ca, quic_config, relay).serve(endpoint, stopping.clone());
     tasks.spawn(async move {
         nodes.await;
         Ok(())
@@ -193,7 +211,7 @@ fn start_activity(
 }
 
 /// Both families where the machine has both.
-fn default_listen() -> SocketAddr {
+pub(crate) fn default_listen() -> SocketAddr {
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT));
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => both,

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 const IDENTITY_KEY: &str = "identity.key";
 const DEVICE_CA_KEY: &str = "device-ca.key";
+const PASS_KEY: &str = "relay-passes.key";
 const PSK_MASTER: &str = "psk-master.key";
 const PUBLIC_ADDRESS: &str = "public-address";
 const DATABASE: &str = "coordinator.db";
@@ -64,6 +65,15 @@ impl StateDir {
         self.key_pair(DEVICE_CA_KEY)
     }
 
+    /// The key that signs passes for relays. It may come later than the database, and be replaced: relays are then told of
+    /// the new one.
+    ///
+    /// # Errors
+    /// When it can't be read or made.
+    pub(crate) fn pass_key(&self) -> Result<KeyPair> {
+        self.key_pair(PASS_KEY)
+    }
+
     fn key_pair(&self, name: &str) -> Result<KeyPair> {
         let pem =
             self.read_or_make(name, || Ok(Zeroizing::new(KeyPair::generate_for(&PKCS_ED25519)?.serialize_pem())))?;
@@ -110,7 +120,7 @@ impl StateDir {
             return Ok(text);
         }
         // Beside a database, a lost key is not to be replaced in silence: no node would believe the new one.
-        if self.database().exists() && name != PUBLIC_ADDRESS {
+        if self.database().exists() && name != PASS_KEY {
             bail!("{} is missing: restore it from a backup", self.path(name).display());
         }
         let text = make()?;
@@ -136,6 +146,8 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(state.psk_master().unwrap(), state.psk_master().unwrap());
         std::fs::write(state.database(), "").unwrap();
+        let passes = state.pass_key().expect("a coordinator from before relays gets one").serialize_der();
+        assert_eq!(state.pass_key().unwrap().serialize_der(), passes);
         std::fs::remove_file(path.join(IDENTITY_KEY)).unwrap();
         assert!(state.identity_key().unwrap_err().to_string().contains("missing"));
         std::fs::write(path.join(IDENTITY_KEY), "junk").unwrap();

@@ -226,3 +226,65 @@ fn whoever_speaks_no_tls_hears_nothing() {
     assert!(!String::from_utf8_lossy(&heard).contains("HTTP/1.1"), "{heard:?}");
     running.done("user list");
 }
+
+/// A relay on its own; killed when dropped.
+struct RelayAlone(std::process::Child);
+
+impl Drop for RelayAlone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn relay_alone(dir: &Path, port: u16, trust: &str) -> (RelayAlone, String) {
+    let log = dir.join("relay.log");
+    let file = fs::File::options().create(true).append(true).open(&log).unwrap();
+    let mut command = program();
+    command.args(["relay", "serve", "--listen", &format!("127.0.0.1:{port}"), "--trust", trust, "--rate", "100"]);
+    command.arg("--state-dir").arg(dir.join("relay")).stdin(Stdio::null()).stdout(file.try_clone().unwrap());
+    let relay = RelayAlone(command.stderr(file).spawn().unwrap());
+    for _ in 0..1500 {
+        let said = fs::read_to_string(&log).unwrap();
+        if let Some((_, rest)) = said.rsplit_once("--pin ") {
+            return (relay, rest.trim().to_owned());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("the relay does not start: {}", fs::read_to_string(&log).unwrap());
+}
+
+#[test]
+fn a_relay_on_its_own_is_registered_and_taken_out_again() {
+    let running = Running::start();
+    let list = running.json("relay list");
+    let own = &list["relays"][0];
+    assert_eq!((text(own, "name"), &own["created_at"]), ("coordinator", &Value::Null));
+    assert_eq!(list["relays"].as_array().unwrap().len(), 1);
+    let trust = text(&list, "trust");
+    assert!(running.done("relay list").contains(&format!("--trust {trust}")));
+
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+    let (relay, pin) = relay_alone(dir.path(), port, trust);
+    assert_eq!(mode(&dir.path().join("relay")), 0o700);
+    assert_eq!(mode(&dir.path().join("relay/relay.key")), 0o600);
+    let added = running.json(&format!("relay add frankfurt --address 127.0.0.1:{port} --pin {pin}"));
+    assert_eq!((text(&added, "name"), text(&added, "pin")), ("frankfurt", pin.as_str()));
+    running.fails(&format!("relay add paris --address 127.0.0.1:{port} --pin {pin}"), 1, "remove it first");
+    assert_eq!(running.json("relay list")["relays"][1], added);
+    assert!(running.done("audit list").contains("relay.add"));
+
+    drop(relay);
+    let (_again, same) = relay_alone(dir.path(), port, trust);
+    assert_eq!(same, pin, "the key is kept");
+    assert!(running.done("relay remove frankfurt").contains("Removed relay frankfurt"));
+    running.fails("relay remove frankfurt", 1, "relay list");
+    assert_eq!(running.json("relay list"), list);
+
+    let state = running.state().display().to_string();
+    let words = ["relay", "serve", "--state-dir", &state, "--trust", trust];
+    let said = run(program().args(words));
+    assert_eq!(said.code, 1, "the coordinator's directory: {}", said.stderr);
+    let said = run(program().args(["relay", "serve", "--trust", "nonsense"]));
+    assert_eq!(said.code, 2);
+}

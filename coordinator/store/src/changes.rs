@@ -4,7 +4,7 @@ use postern_model::{
     Timestamp,
     change::Change,
     grant::Grant,
-    record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User},
+    record::{ApiKeyRecord, Device, Group, Network, Policy, Relay, Resource, Site, Token, User},
 };
 use rusqlite::{Params, Transaction, params};
 
@@ -36,6 +36,7 @@ pub(crate) fn write(tx: &Transaction<'_>, change: &Change) -> Result<(), ChangeE
         Change::PutDevice(device) => put_device(tx, device)?,
         Change::PutToken(token) => put_token(tx, token)?,
         Change::PutApiKey(key) => put_api_key(tx, key)?,
+        Change::PutRelay(relay) => put_relay(tx, relay)?,
         Change::PutGrant(grant) => put_grant(tx, grant)?,
         Change::AddMember(group, user) => {
             execute(tx, "INSERT INTO members (group_id, user_id) VALUES (?1, ?2)", params![Text(group), Text(user)])?;
@@ -58,6 +59,7 @@ pub(crate) fn write(tx: &Transaction<'_>, change: &Change) -> Result<(), ChangeE
         Change::RemoveDevice(id) => remove(tx, "device", "DELETE FROM devices WHERE id = ?1", id)?,
         Change::RemoveToken(id) => remove(tx, "token", "DELETE FROM tokens WHERE id = ?1", id)?,
         Change::RemoveApiKey(id) => remove(tx, "API key", "DELETE FROM api_keys WHERE id = ?1", id)?,
+        Change::RemoveRelay(id) => remove(tx, "relay", "DELETE FROM relays WHERE id = ?1", id)?,
         // Why it ended is in the batch's audit entries.
         Change::EndGrant(id, _) => remove(tx, "grant", "DELETE FROM grants WHERE id = ?1", id)?,
     }
@@ -218,6 +220,20 @@ fn put_api_key(tx: &Transaction<'_>, key: &ApiKeyRecord) -> rusqlite::Result<()>
         ON CONFLICT (id) DO UPDATE SET name = excluded.name, secret_hash = excluded.secret_hash,
             created_at = excluded.created_at";
     let values = params![Text(key.id), key.name, Text(key.secret_hash), key.created_at.unix_millis()];
+    execute(tx, sql, values).map(drop)
+}
+
+fn put_relay(tx: &Transaction<'_>, relay: &Relay) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO relays (id, name, address, pin, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
+        ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address, pin = excluded.pin,
+            created_at = excluded.created_at";
+    let values = params![
+        Text(relay.id),
+        Text(&relay.name),
+        Text(&relay.address),
+        Text(relay.pin),
+        relay.created_at.unix_millis(),
+    ];
     execute(tx, sql, values).map(drop)
 }
 

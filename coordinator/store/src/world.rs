@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use postern_model::{
     Fqdn, NetworkRanges, ResourceId, Revision, TagName, Timestamp,
     grant::Grant,
-    record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User, World},
+    record::{ApiKeyRecord, Device, Group, Network, Policy, Relay, Resource, Site, Token, User, World},
 };
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
@@ -29,6 +29,7 @@ pub(crate) fn read(db: &Connection) -> rusqlite::Result<Option<World>> {
         devices: all(db, "SELECT * FROM devices ORDER BY rowid", device)?,
         tokens: all(db, "SELECT * FROM tokens ORDER BY rowid", token)?,
         api_keys: all(db, "SELECT * FROM api_keys ORDER BY rowid", api_key)?,
+        relays: all(db, "SELECT * FROM relays ORDER BY rowid", relay)?,
         grants: all(db, "SELECT * FROM grants ORDER BY rowid", grant)?,
     }))
 }
@@ -141,6 +142,16 @@ fn api_key(row: &Row<'_>) -> rusqlite::Result<ApiKeyRecord> {
         id: row.text("id")?,
         name: row.get("name")?,
         secret_hash: row.text("secret_hash")?,
+        created_at: row.time("created_at")?,
+    })
+}
+
+fn relay(row: &Row<'_>) -> rusqlite::Result<Relay> {
+    Ok(Relay {
+        id: row.text("id")?,
+        name: row.text("name")?,
+        address: row.text("address")?,
+        pin: row.text("pin")?,
         created_at: row.time("created_at")?,
     })
 }

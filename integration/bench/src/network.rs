@@ -184,6 +184,7 @@ pub(crate) fn world(policy_count: u32) -> World {
         devices: devices.collect(),
         tokens: vec![],
         api_keys: vec![],
+        relays: vec![],
         grants: vec![],
     }
 }

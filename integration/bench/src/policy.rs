@@ -250,5 +250,6 @@ fn config() -> CoreConfig {
         ack_timeout: Duration::from_secs(5),
         requests_per_device: 64,
         psk_master: SecretBytes::new([0; 32]),
+        relays: None,
     }
 }

@@ -261,6 +261,7 @@ fn control() -> Seeds {
         renew_certificate_in: lease,
         checks: vec![],
         relays: vec![],
+        relay_pass: None,
     };
     let hello = Hello {
         instance: [1; 16],

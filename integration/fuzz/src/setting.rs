@@ -40,6 +40,7 @@ pub(crate) fn welcome() -> Welcome {
         renew_certificate_in: Duration::from_secs(86_400),
         checks: vec![],
         relays: vec![],
+        relay_pass: None,
     }
 }
 

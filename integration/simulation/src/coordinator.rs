@@ -47,6 +47,7 @@ fn config() -> CoreConfig {
         ack_timeout: Duration::from_secs(5),
         requests_per_device: 64,
         psk_master: SecretBytes::new([7; 32]),
+        relays: None,
     }
 }
 

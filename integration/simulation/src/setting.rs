@@ -179,6 +179,7 @@ pub(crate) fn world() -> World {
         devices: (0..NODES).map(device).collect(),
         tokens: Vec::new(),
         api_keys: Vec::new(),
+        relays: Vec::new(),
         grants: Vec::new(),
     }
 }

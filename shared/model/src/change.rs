@@ -6,10 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, ResourceId, SiteId, TokenId, UserId,
+    ApiKeyId, DeviceId, GrantId, GroupId, PolicyId, RelayId, ResourceId, SiteId, TokenId, UserId,
     audit::AuditEvent,
     grant::{Grant, GrantEnd},
-    record::{ApiKeyRecord, Device, Group, Network, Policy, Resource, Site, Token, User},
+    record::{ApiKeyRecord, Device, Group, Network, Policy, Relay, Resource, Site, Token, User},
 };
 
 /// One step. `Put` adds or replaces the record with that id; removals of what is not there are errors in the store.
@@ -36,6 +36,8 @@ pub enum Change {
     RemoveToken(TokenId),
     PutApiKey(ApiKeyRecord),
     RemoveApiKey(ApiKeyId),
+    PutRelay(Relay),
+    RemoveRelay(RelayId),
     PutGrant(Grant),
     EndGrant(GrantId, GrantEnd),
 }

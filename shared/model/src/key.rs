@@ -54,6 +54,10 @@ public_bytes!(
     /// A SHA-256 digest: of a public key (a pin), of a secret (what the database keeps) or of an audit entry.
     Sha256
 );
+public_bytes!(
+    /// An Ed25519 public key: what relays check a coordinator's passes with.
+    TrustKey
+);
 
 impl Sha256 {
     /// Compares in constant time; for digests of secrets.

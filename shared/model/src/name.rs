@@ -95,6 +95,10 @@ name!(
     SiteName, "site name", is_label, LABEL_RULE, str::to_owned
 );
 name!(
+    /// A relay's name: a DNS label.
+    RelayName, "relay name", is_label, LABEL_RULE, str::to_owned
+);
+name!(
     /// A resource's name: a DNS label, so that `<name>.<zone>` is its address.
     ResourceName, "resource name", is_label, LABEL_RULE, str::to_owned
 );

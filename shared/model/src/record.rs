@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ApiKeyId, Condition, DeviceId, Effect, Filter, Fqdn, GroupId, GroupName, NetworkRanges, OverlayAddr, PolicyId,
-    Posture, PublicKey, ResourceId, ResourceName, Revision, Scope, Sha256, SiteId, SiteName, TagName, Target,
-    Timestamp, TokenId, UserId, UserName, grant::Grant,
+    Posture, PublicKey, RelayId, RelayName, ResourceId, ResourceName, Revision, Scope, Sha256, SiteId, SiteName,
+    TagName, Target, Timestamp, TokenId, UserId, UserName, grant::Grant, token::HostPort,
 };
 
 /// The network itself: one row, made at the coordinator's first start.
@@ -193,6 +193,21 @@ pub struct ApiKeyRecord {
     pub created_at: Timestamp,
 }
 
+/// A relay that runs on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// Its id.
+    pub id: RelayId,
+    /// Its unique name.
+    pub name: RelayName,
+    /// Where nodes reach it.
+    pub address: HostPort,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo, DER).
+    pub pin: Sha256,
+    /// When it was added.
+    pub created_at: Timestamp,
+}
+
 /// Everything that the store keeps but the audit log: what a start of the coordinator begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
@@ -218,6 +233,8 @@ pub struct World {
     pub tokens: Vec<Token>,
     /// All API keys.
     pub api_keys: Vec<ApiKeyRecord>,
+    /// All relays that run on their own.
+    pub relays: Vec<Relay>,
     /// All grants that have not ended.
     pub grants: Vec<Grant>,
 }

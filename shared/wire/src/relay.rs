@@ -13,6 +13,10 @@
 //!   │ datagram: 5, packet ──────►│ datagram: 9, packet ───────►│
 //! ```
 //!
+//! A node that has shown no pass for 10 seconds, or whose passes have all run out, is sent away. Until there is a grant it
+//! shows the one for itself ([`Welcome::relay_pass`](crate::Welcome::relay_pass)): with that it may wait, and nothing else; it
+//! has no channel, and is answered only when it is of no use.
+//!
 //! A [`Pass`] is what the coordinator says of a pair that has a grant: the holder of this device key may, as this WireGuard
 //! peer, exchange packets with that one, until then. A relay forwards between two nodes that have each shown theirs for the
 //! other. It knows keys and lengths, and nothing of what is inside.
@@ -56,7 +60,7 @@ pub struct Pass {
     pub key: Sha256,
     /// As which WireGuard peer it sends.
     pub holder: PublicKey,
-    /// To and from which it may.
+    /// To and from which it may; itself, in a pass to be there at all.
     pub peer: PublicKey,
     /// Until when.
     pub expires: Timestamp,
@@ -209,7 +213,8 @@ pub enum RelayRefusal {
 /// ```
 ///
 /// A packet that is too long for one datagram travels in two parts with the same message number, which only the nodes make
-/// sense of; a relay changes the channel and nothing else.
+/// sense of; a relay changes the channel and nothing else, but that it cuts a whole packet which arrived in one datagram and
+/// does not fit the next. Parts should be halves: what is cut as long as one path allows may be too long for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// For whom to the relay, from whom from it.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::Granted,
-    relay::{RelayEntry, RelayedPeer},
+    relay::{RelayEntry, RelayedPeer, SignedPass},
 };
 
 /// Opens a session.
@@ -67,6 +67,10 @@ pub struct Welcome {
     /// The relays of the network.
     #[serde(default)]
     pub relays: Vec<RelayEntry>,
+    /// This node's pass for itself, by which a relay lets it wait for peers; where there are relays. It is good for a day, and
+    /// another one comes in [`CoordinatorMessage::Relays`] whenever the node renews its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay_pass: Option<SignedPass>,
 }
 
 /// Why a node does not do as a [`Welcome`] says: it would lead away more of the machine's traffic or names than an overlay has.
@@ -265,6 +269,9 @@ pub enum CoordinatorMessage {
     Relays {
         /// All of them.
         relays: Vec<RelayEntry>,
+        /// As in [`Welcome::relay_pass`], and fresh.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        relay_pass: Option<SignedPass>,
     },
     /// The fresh certificate.
     Certificate {
@@ -340,6 +347,7 @@ mod tests {
             renew_certificate_in: Duration::from_secs(1),
             checks: vec![],
             relays: vec![],
+            relay_pass: None,
         }
     }
 

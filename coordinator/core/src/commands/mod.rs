@@ -1,9 +1,10 @@
 //! What admins change: each command as a batch, or a refusal that says what to do.
 //!
-//! - `people`, `policies`, `resources`, `tokens`: commands by what they are about; the rest is here
+//! - `people`, `policies`, `relays`, `resources`, `tokens`: commands by what they are about; the rest is here
 
 mod people;
 mod policies;
+mod relays;
 mod resources;
 mod tokens;
 
@@ -87,6 +88,8 @@ impl Draft<'_> {
                 self.change(Change::PutApiKey(record));
                 Ok(Touched::ApiKey(id))
             }
+            Command::AddRelay { name, address, pin } => self.add_relay(name, address, *pin, env),
+            Command::RemoveRelay { name } => self.remove_relay(name),
             Command::RevokeApiKey { id } => {
                 let key = self.state.api_keys.get(id).ok_or_else(|| not_found("API key", id, "apikey list"))?;
                 self.note("apikey.revoke", format!("apikey:{}", key.name), &[("id", id)]);

@@ -168,6 +168,8 @@ pub(crate) fn is_declarative(change: &Change) -> bool {
         | Change::RemoveToken(_)
         | Change::PutApiKey(_)
         | Change::RemoveApiKey(_)
+        | Change::PutRelay(_)
+        | Change::RemoveRelay(_)
         | Change::PutGrant(_)
         | Change::EndGrant(..) => false,
     }

@@ -16,6 +16,7 @@ mod office;
 mod plan_scale;
 mod presence;
 mod random;
+mod relays;
 mod removal;
 mod revocation;
 mod scale;
@@ -45,6 +46,7 @@ pub(crate) fn world() -> World {
         devices: vec![],
         tokens: vec![],
         api_keys: vec![],
+        relays: vec![],
         grants: vec![],
     }
 }

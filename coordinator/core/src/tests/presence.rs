@@ -171,8 +171,32 @@ fn the_address_seen_by_the_coordinator_is_never_crowded_out() {
     shell.message(laptop, NodeMessage::Candidates { candidates: many });
     let [CoordinatorMessage::InstallGrant(install)] = shell.told_to(gateway)[..] else { panic!("{:?}", shell.told) };
     assert_eq!(install.candidates.len(), MAX_CANDIDATES);
-    let observed: Vec<_> = install.candidates.iter().filter(|c| c.kind == CandidateKind::Observed).collect();
-    assert_eq!(observed, [&Candidate { addr: "192.0.2.1:51820".parse().unwrap(), kind: CandidateKind::Observed }]);
+    let observed = install.candidates.iter().filter(|c| c.kind == CandidateKind::Observed).map(|c| c.addr.to_string());
+    assert_eq!(observed.collect::<Vec<_>>(), ["192.0.2.1:51820", "203.0.113.66:6"]);
+}
+
+#[test]
+fn what_others_see_of_a_node_survives_the_cut_and_takes_the_place_of_the_guess() {
+    let Office { mut shell, laptop, gateway, .. } = office_with_grant();
+    let at = |addr: &str, kind| Candidate { addr: addr.parse().unwrap(), kind };
+    let mut told: Vec<_> = (0..20).map(|n| at(&format!("[2001:db8::{n}]:1"), CandidateKind::Host)).collect();
+    // Seen from the session's own address with another port, as a NAT makes it; asked of a router.
+    let seen = at("192.0.2.1:40000", CandidateKind::Observed);
+    let mapped = at("192.0.2.1:5000", CandidateKind::Mapped);
+    told.extend([seen, mapped, at("192.0.2.7:1", CandidateKind::Unknown), at("192.0.2.7:0", CandidateKind::Mapped)]);
+    shell.message(laptop, NodeMessage::Candidates { candidates: told });
+    let [CoordinatorMessage::InstallGrant(install)] = shell.told_to(gateway)[..] else { panic!("{:?}", shell.told) };
+    assert_eq!(install.candidates.len(), MAX_CANDIDATES);
+    let seen_by_others: Vec<_> = install.candidates.iter().filter(|c| c.kind != CandidateKind::Host).collect();
+    assert_eq!(seen_by_others, [&seen, &mapped], "no guess beside what the node knows of that address");
+    shell.forget();
+    // It moves: until it says so itself, the guess stands beside what was seen before.
+    let connection = shell.nodes[&laptop].connection.unwrap();
+    let elsewhere = "198.51.100.200:9".parse().unwrap();
+    shell.transact(|core, env| core.propose_move(laptop, connection, elsewhere, env)).unwrap();
+    let [CoordinatorMessage::InstallGrant(install)] = shell.told_to(gateway)[..] else { panic!("{:?}", shell.told) };
+    assert!(install.candidates.contains(&at("198.51.100.200:51820", CandidateKind::Observed)));
+    assert!(install.candidates.contains(&seen) && install.candidates.len() == MAX_CANDIDATES);
 }
 
 #[test]

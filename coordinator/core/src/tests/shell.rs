@@ -353,6 +353,7 @@ pub(crate) fn config() -> CoreConfig {
         ack_timeout: ACK_TIMEOUT,
         requests_per_device: REQUESTS_PER_DEVICE,
         psk_master: SecretBytes::new([9; 32]),
+        relays: None,
     }
 }
 

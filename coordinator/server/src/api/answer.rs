@@ -107,6 +107,7 @@ fn id_of(touched: Touched) -> String {
         Touched::Token(id) => id.to_string(),
         Touched::Device(id) => id.to_string(),
         Touched::ApiKey(id) => id.to_string(),
+        Touched::Relay(id) => id.to_string(),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod grants;
 pub(crate) mod groups;
 pub(crate) mod inquiry;
 pub(crate) mod policies;
+pub(crate) mod relays;
 pub(crate) mod resources;
 pub(crate) mod shadows;
 pub(crate) mod sites;
@@ -59,6 +60,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(policies::routes())
         .merge(declaration::routes())
         .merge(shadows::routes())
+        .merge(relays::routes())
         .merge(tokens::routes())
         .merge(devices::routes())
         .merge(grants::routes())

@@ -1,4 +1,4 @@
-//! The command line. All but `serve` asks a running coordinator through its admin API.
+//! The command line. All but `serve` and `relay serve` asks a running coordinator through its admin API.
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong input. With `--json`, standard output is one object or one list, and for
 //! `activity tail` and `activity export` one object per line.
@@ -12,12 +12,18 @@ mod json;
 mod lines;
 mod plan;
 mod policies;
+mod relays;
 mod render;
 #[cfg(test)]
 mod tests;
 mod words;
 
-use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use activity::words::ActivityWords;
 use advice::AdviceWords;
@@ -27,11 +33,15 @@ use client::Door;
 use plan::Plan;
 use policies::PolicyWords;
 use postern_model::ApiKey;
+use relays::{RelayServeWords, RelayWords};
 use serde_json::Value;
 use words::{Cli, ServeWords, Words};
 use zeroize::Zeroizing;
 
-use crate::serve::{ServeConfig, serve};
+use crate::{
+    relay::{self, RelayConfig},
+    serve::{ServeConfig, default_listen, serve},
+};
 
 const NAME: &str = "postern-coordinator";
 /// Where an API key is looked for in the environment.
@@ -41,7 +51,7 @@ const USAGE: u8 = 2;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let (cli, explicit) = match parse(std::env::args_os()) {
+    let (cli, explicit, is_given) = match parse(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(error) => error.exit(),
     };
@@ -56,6 +66,12 @@ pub fn main() -> ExitCode {
         Words::Serve(words) => {
             log_to_stderr();
             finish(run_serve(&cli.state_dir, words).map(|()| ExitCode::SUCCESS))
+        }
+        Words::Relay(RelayWords::Serve(words)) => {
+            log_to_stderr();
+            // The default is the coordinator's.
+            let state_dir = if is_given { cli.state_dir } else { relay::DEFAULT_STATE_DIR.into() };
+            finish(run_relay(state_dir, words).map(|()| ExitCode::SUCCESS))
         }
         _ => match door(&cli, explicit) {
             Ok(door) => finish(run_admin(&door, cli)),
@@ -74,12 +90,15 @@ fn finish(result: Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// The words, and whether the state directory was given among them.
-fn parse(words: impl IntoIterator<Item = OsString>) -> Result<(Cli, bool), clap::Error> {
+/// The words; whether the state directory was given among them, and whether it was given at all.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<(Cli, bool, bool), clap::Error> {
     let mut command = Cli::command();
     let matches: ArgMatches = command.try_get_matches_from_mut(words)?;
-    let is_explicit = matches.value_source("state_dir") == Some(ValueSource::CommandLine);
-    Ok((Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?, is_explicit))
+    let source = matches.value_source("state_dir");
+    let is_explicit = source == Some(ValueSource::CommandLine);
+    let is_given = source.is_some_and(|source| source != ValueSource::DefaultValue);
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((cli, is_explicit, is_given))
 }
 
 /// Through which door to ask. Whoever names a state directory means the coordinator there, whatever key lies around in
@@ -111,12 +130,22 @@ fn door(cli: &Cli, explicit_state_dir: bool) -> Result<Door> {
 }
 
 fn run_serve(state_dir: &Path, words: ServeWords) -> Result<()> {
-    let ServeWords { listen, public_address, lease, activity } = words;
-    let state_dir = state_dir.to_owned();
-    let config = ServeConfig { state_dir, listen, public_address, lease, activity: activity.into() };
+    let ServeWords { listen, public_address, lease, no_relay, activity } = words;
+    let (state_dir, relay) = (state_dir.to_owned(), !no_relay);
+    block_on(serve(ServeConfig { state_dir, listen, public_address, lease, relay, activity: activity.into() }))
+}
+
+fn run_relay(state_dir: PathBuf, words: RelayServeWords) -> Result<()> {
+    let RelayServeWords { listen, trust, rate } = words;
+    let listen = listen.unwrap_or_else(default_listen);
+    // Megabits to bytes.
+    block_on(relay::serve(RelayConfig { state_dir, listen, trust, rate: rate * 125_000 }))
+}
+
+fn block_on(service: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads can't be started")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(service);
     // What still runs has nothing left to say to anyone.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     activity,
     client::Call,
-    inquiry, policies, render,
+    inquiry, policies, relays, render,
     words::{
         ApiKeyWords, AuditWords, DeviceWords, GrantWords, GroupWords, MemberWords, NewResource, NewToken, ResourceEdit,
         ResourceWords, SiteWords, TokenWords, UserWords, Words,
@@ -33,6 +33,7 @@ pub(super) fn plan(words: Words) -> Option<Plan> {
             post("/sites", json!({ "name": name }), said(format!("Added site {name}.")))
         }
         Words::Site(SiteWords::List) => get("/sites", table(render::sites)),
+        Words::Relay(words) => return relays::plan(words),
         Words::Resource(words) => resource(words),
         Words::Policy(words) => return policies::plan(words),
         Words::Explain(words) => inquiry::explain(words),

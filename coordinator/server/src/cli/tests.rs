@@ -9,7 +9,7 @@ use super::{client::Call, *};
 
 fn parsed(line: &str) -> Result<(Cli, bool), clap::Error> {
     let words = std::iter::once(NAME).chain(line.split_whitespace()).map(OsString::from);
-    parse(words)
+    parse(words).map(|(cli, is_explicit, _)| (cli, is_explicit))
 }
 
 fn call(line: &str) -> Call {

@@ -12,6 +12,7 @@ use super::{
     activity::words::{ActivityServeWords, ActivityWords},
     inquiry::{ChangeWords, ExplainWords, WhoCanWords},
     policies::PolicyWords,
+    relays::RelayWords,
 };
 use crate::{api::audit, serve};
 
@@ -57,6 +58,9 @@ pub(super) enum Words {
     /// Places, each with its gateways.
     #[command(subcommand)]
     Site(SiteWords),
+    /// Where nodes meet that can't reach each other.
+    #[command(subcommand)]
+    Relay(RelayWords),
     /// What is protected.
     #[command(subcommand)]
     Resource(ResourceWords),
@@ -101,6 +105,9 @@ pub(super) struct ServeWords {
     /// How long a grant holds unless it is renewed.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = lease)]
     pub(super) lease: Duration,
+    /// Do not forward packets between nodes that can't reach each other, which the coordinator else does on the same port.
+    #[arg(long)]
+    pub(super) no_relay: bool,
     #[command(flatten)]
     pub(super) activity: ActivityServeWords,
 }
@@ -359,7 +366,7 @@ impl FromStr for Url {
     }
 }
 
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let address = text.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
     address
         .ok_or_else(|| format!("'{text}' is not ADDR:PORT: write it like 0.0.0.0:{0} or [::]:{0}", serve::DEFAULT_PORT))

@@ -1,17 +1,16 @@
 //! The QUIC endpoint, and how much memory and time a connection may take.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use postern_encap::server::Socket;
 use postern_model::SecretBytes;
-use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+use postern_relay::{Window, endpoint::allow_datagrams};
+use quinn::{Connection, Endpoint, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 
 use crate::certificates::{DeviceCa, Identity};
 
-/// How long a silent node counts as connected. Nodes send something every 5 seconds.
-const IDLE: Duration = Duration::from_secs(15);
 /// Streams that an enrolled node may have open: its session, and access requests.
 const STREAMS: u32 = 100;
 /// Streams that anyone else may have open.
@@ -35,30 +34,40 @@ pub(crate) fn bind(
     identity: &Identity,
     ca: &DeviceCa,
     secret: &SecretBytes,
-) -> Result<(Endpoint, Arc<Socket>)> {
-    let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?)?)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport()?));
+    is_relay: bool,
+) -> Result<(Endpoint, Arc<Socket>, quinn::ServerConfig)> {
+    let mut protocols = vec![postern_wire::ALPN.to_vec()];
+    protocols.extend(is_relay.then(|| postern_wire::relay::ALPN.to_vec()));
+    let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?, protocols)?)?;
+    let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let runtime = quinn::default_runtime().context("no async runtime")?;
     let socket = Socket::new(runtime.wrap_udp_socket(crate::listeners::udp(listen)?)?, crate::listeners::streams());
     let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
     let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
     let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
-    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config, Some(config), socket.clone(), runtime)?;
-    Ok((endpoint, socket))
+    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config, Some(config.clone()), socket.clone(), runtime)?;
+    Ok((endpoint, socket, config))
 }
 
-/// What anyone may take, before it is known who it is.
-fn transport() -> Result<TransportConfig> {
+/// The configuration for one connection. What protocol it speaks is known only after the handshake; if it is the relay's,
+/// the window is opened then.
+pub(super) fn for_one(config: &quinn::ServerConfig) -> (Arc<quinn::ServerConfig>, Window) {
+    let (mut config, window) = (config.clone(), Window::default());
+    config.transport_config(Arc::new(transport(&window)));
+    (Arc::new(config), window)
+}
+
+/// What anyone may take, before it is known who it is. A node in its session says by itself that it counts as gone after 10
+/// silent seconds.
+fn transport(window: &Window) -> TransportConfig {
     let mut transport = TransportConfig::default();
-    transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?));
     transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_ANONYMOUS));
     transport.max_concurrent_uni_streams(VarInt::from_u32(0));
     transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
     transport.receive_window(VarInt::from_u32(WINDOW));
     transport.send_window(SEND_WINDOW);
-    transport.datagram_receive_buffer_size(None);
-    Ok(transport)
+    allow_datagrams(&mut transport, window);
+    transport
 }
 
 /// Lets an enrolled device open what a device needs.

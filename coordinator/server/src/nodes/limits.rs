@@ -10,7 +10,7 @@ use std::{
 };
 
 use postern_encap::shares::Prefix;
-use postern_model::{Candidate, DeviceId, Moment, TokenId};
+use postern_model::{Candidate, DeviceId, Moment, RelayId, TokenId};
 
 use super::pace::{Bucket, Rate, Spacing};
 
@@ -58,8 +58,11 @@ struct Device {
     activity: Bucket,
     posture: Spacing,
     reach: Spacing,
+    home: Spacing,
     /// What it last said of where it may be reached, digested.
     last_reach: Option<u64>,
+    /// At which relay it last said to wait.
+    last_home: Option<RelayId>,
 }
 
 impl Default for Device {
@@ -72,7 +75,9 @@ impl Default for Device {
             activity: Bucket::new(ACTIVITY),
             posture: Spacing::new(POSTURE),
             reach: Spacing::new(REACH),
+            home: Spacing::new(REACH),
             last_reach: None,
+            last_home: None,
         }
     }
 }
@@ -80,7 +85,7 @@ impl Default for Device {
 impl Device {
     fn is_idle(&self, now: Moment) -> bool {
         [self.access, self.hellos, self.renewals, self.repeats, self.activity].iter().all(|bucket| bucket.is_full(now))
-            && [self.posture, self.reach].iter().all(|spacing| spacing.is_over(now))
+            && [self.posture, self.reach, self.home].iter().all(|spacing| spacing.is_over(now))
     }
 }
 
@@ -151,6 +156,16 @@ impl Limits {
         if device.last_reach != Some(said) {
             device.reach.take(now)?;
             device.last_reach = Some(said);
+        }
+        Ok(())
+    }
+
+    /// The same of the relay at which it waits.
+    pub(super) fn take_home(&mut self, device: DeviceId, relay: Option<RelayId>, now: Moment) -> Result<(), Duration> {
+        let device = self.device(device, now);
+        if device.last_home != relay {
+            device.home.take(now)?;
+            device.last_home = relay;
         }
         Ok(())
     }
@@ -267,6 +282,18 @@ mod tests {
         assert_eq!(limits.take_reach(LAPTOP, moved, &first, at(500)), Err(Duration::from_millis(1500)));
         assert_eq!(limits.take_reach(LAPTOP, observed, &second, at(2000)), Ok(()));
         assert_eq!(limits.take_reach(LAPTOP, observed, &first, at(2000)), Err(REACH), "back again is a change too");
+    }
+
+    #[test]
+    fn only_another_relay_waits() {
+        let mut limits = Limits::default();
+        let (east, west) = (Some(RelayId::from_bytes([1; 16])), Some(RelayId::from_bytes([2; 16])));
+        assert_eq!(limits.take_home(LAPTOP, east, at(0)), Ok(()));
+        assert!((1..100).all(|millis| limits.take_home(LAPTOP, east, at(millis)).is_ok()));
+        assert_eq!(limits.take_home(LAPTOP, west, at(500)), Err(Duration::from_millis(1500)));
+        assert_eq!(limits.take_home(LAPTOP, None, at(500)), Err(Duration::from_millis(1500)));
+        assert_eq!(limits.take_home(LAPTOP, west, at(2000)), Ok(()));
+        assert_eq!(limits.take_reach(LAPTOP, "192.0.2.1:4000".parse().unwrap(), &[], at(2000)), Ok(()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! no certificate      one stream:  Enrol ─► EnrolReply                         `enrolment`
+//! device certificate  one stream:  for the relay, by its own protocol          `relay`
 //! device certificate  one stream:  Hello ─► Welcome, then messages both ways   `session`
 //!                     many:        AccessRequest ─► AccessReply                `connection`
 //! ```
@@ -17,6 +18,7 @@ mod enrolment;
 mod limits;
 mod pace;
 mod registry;
+mod relay;
 mod session;
 mod stream;
 
@@ -34,13 +36,19 @@ pub(crate) use endpoint::bind;
 use limits::Limits;
 use postern_encap::shares::{Prefix, Shares};
 use postern_model::Moment;
+use postern_relay::{Relay, endpoint::is_for_relay};
 use postern_wire::close;
-use quinn::{Endpoint, Incoming};
+use quinn::{Connection, Endpoint, Incoming};
 pub(crate) use registry::{Registry, close_soon};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{certificates::DeviceCa, clock, coordinator::Coordinator};
+use crate::{
+    certificates::DeviceCa,
+    clock,
+    coordinator::Coordinator,
+    relay::{NEWCOMERS, NEWCOMERS_EACH},
+};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -65,10 +73,20 @@ pub(crate) struct Nodes {
     handshake_shares: Arc<Shares>,
     anonymous: Semaphore,
     anonymous_shares: Arc<Shares>,
+    quic: quinn::ServerConfig,
+    relay: Option<Relay>,
+    /// Connections to the relay that have not shown a pass.
+    newcomers: Arc<Semaphore>,
+    newcomer_shares: Arc<Shares>,
 }
 
 impl Nodes {
-    pub(crate) fn new(coordinator: Coordinator, ca: DeviceCa) -> Arc<Self> {
+    pub(crate) fn new(
+        coordinator: Coordinator,
+        ca: DeviceCa,
+        quic: quinn::ServerConfig,
+        relay: Option<Relay>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             coordinator,
             ca,
@@ -78,6 +96,10 @@ impl Nodes {
             handshake_shares: Shares::new(HANDSHAKES_EACH),
             anonymous: Semaphore::new(ANONYMOUS),
             anonymous_shares: Shares::new(ANONYMOUS_EACH),
+            quic,
+            relay,
+            newcomers: Arc::new(Semaphore::new(NEWCOMERS)),
+            newcomer_shares: Shares::new(NEWCOMERS_EACH),
         })
     }
 
@@ -123,20 +145,37 @@ impl Nodes {
 
     async fn handle(self: &Arc<Self>, incoming: Incoming, from: SocketAddr) -> Result<()> {
         let source = Prefix::of(from.ip());
+        let (quic, window) = endpoint::for_one(&self.quic);
         let connection = {
             let _share = self.handshake_shares.take(source).context("too many handshakes from there")?;
             let _permit = self.handshakes.try_acquire().context("too many handshakes")?;
-            tokio::time::timeout(HANDSHAKE, incoming).await.context("the handshake took too long")??
+            let handshake = incoming.accept_with(quic)?;
+            tokio::time::timeout(HANDSHAKE, handshake).await.context("the handshake took too long")??
         };
-        match stream::certificate(&connection) {
-            Some(certificate) => self.handle_device(&connection, &certificate).await,
+        if is_for_relay(&connection) {
+            return self.relay(&connection, &window).await;
+        }
+        let mut served = std::pin::pin!(self.serve_node(&connection, source, from));
+        tokio::select! {
+            served = &mut served => served,
+            Ok(_) = connection.read_datagram() => {
+                // They would only fill memory. What the connection has begun still ends in order.
+                connection.close(close::PROTOCOL.into(), b"datagrams are for relays");
+                served.await
+            }
+        }
+    }
+
+    async fn serve_node(self: &Arc<Self>, connection: &Connection, source: Prefix, from: SocketAddr) -> Result<()> {
+        match stream::certificate(connection) {
+            Some(certificate) => self.handle_device(connection, &certificate).await,
             None => {
                 let (Some(_share), Ok(_permit)) = (self.anonymous_shares.take(source), self.anonymous.try_acquire())
                 else {
                     connection.close(close::RETRY.into(), b"too many enrolments at once; try again in a moment");
                     anyhow::bail!("too many enrolments at once, from {from}");
                 };
-                self.enrol(&connection).await
+                self.enrol(connection).await
             }
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Registry(Mutex<Connections>);
 struct Connections {
     /// The oldest first.
     open: HashMap<DeviceId, Vec<Entry>>,
+    /// To the relay; the oldest first.
+    relayed: HashMap<DeviceId, Vec<(u64, Connection)>>,
     /// Which of its connections has a device's session.
     sessions: HashMap<DeviceId, u64>,
 }
@@ -65,6 +67,27 @@ impl Registry {
         }
     }
 
+    /// A device connected to the relay. Has it too many connections there, the oldest is closed.
+    pub(crate) fn add_relayed(&self, device: DeviceId, number: u64, connection: Connection) {
+        let mut all = self.lock();
+        let entries = all.relayed.entry(device).or_default();
+        if entries.len() >= PER_DEVICE {
+            entries.remove(0).1.close(close::RETRY.into(), b"too many connections of this device");
+        }
+        entries.push((number, connection));
+    }
+
+    /// It is gone.
+    pub(crate) fn remove_relayed(&self, device: DeviceId, number: u64) {
+        let mut all = self.lock();
+        if let Some(entries) = all.relayed.get_mut(&device) {
+            entries.retain(|(other, _)| *other != number);
+            if entries.is_empty() {
+                all.relayed.remove(&device);
+            }
+        }
+    }
+
     /// The device's session is this connection's from now on.
     pub(crate) fn begin_session(&self, device: DeviceId, number: u64) {
         let mut all = self.lock();
@@ -83,7 +106,11 @@ impl Registry {
     /// Closes all connections of a device that is revoked or removed: at once, or where there was a session, after it
     /// could hear why.
     pub(crate) fn shut_out(&self, device: DeviceId) {
-        for entry in self.lock().open.get(&device).into_iter().flatten() {
+        let all = self.lock();
+        for (_, connection) in all.relayed.get(&device).into_iter().flatten() {
+            connection.close(close::UNAUTHORIZED.into(), b"this device is revoked or removed");
+        }
+        for entry in all.open.get(&device).into_iter().flatten() {
             if entry.has_begun {
                 close_soon(&entry.connection, close::UNAUTHORIZED);
             } else {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use anyhow::{Result, bail};
-use postern_model::{Candidate, DeviceId, Posture};
+use postern_model::{Candidate, DeviceId, Posture, RelayId};
 use postern_wire::{CoordinatorMessage, FrameError, Hello, Limit, NodeMessage, close};
 use quinn::{Connection, SendStream};
 use tokio::{sync::mpsc, time::Sleep};
@@ -51,6 +51,7 @@ struct Waiting {
     /// Where the node's connection comes from, with its WireGuard port.
     observed: SocketAddr,
     candidates: Option<Late<Vec<Candidate>>>,
+    home: Option<Late<Option<RelayId>>>,
     posture: Option<Late<Posture>>,
 }
 
@@ -70,9 +71,12 @@ impl Nodes {
         }
         let from = canonical(connection.remote_address());
         let observed = SocketAddr::new(from.ip(), hello.wireguard_port);
-        let mut waiting = Waiting { observed, candidates: None, posture: None };
+        let mut waiting = Waiting { observed, candidates: None, home: None, posture: None };
         while let Err(wait) = self.limit(|limits, now| limits.take_reach(id, observed, &hello.candidates, now)) {
             tokio::time::sleep(wait).await;
+        }
+        if let Err(wait) = self.limit(|limits, now| limits.take_home(id, hello.relay, now)) {
+            waiting.home = Some(Late::new(hello.relay.take(), wait));
         }
         if let Some(recorded) = self.differs(id, &hello.posture).await
             && let Err(wait) = self.limit(|limits, now| limits.take_posture(id, now))
@@ -112,6 +116,7 @@ impl Nodes {
                     continue;
                 }
                 candidates = Late::due(&mut waiting.candidates) => Ok(Some(NodeMessage::Candidates { candidates })),
+                relay = Late::due(&mut waiting.home) => Ok(Some(NodeMessage::HomeRelay { relay })),
                 posture = Late::due(&mut waiting.posture) => Ok(Some(NodeMessage::Posture { posture })),
             };
             let message = match message {
@@ -127,10 +132,13 @@ impl Nodes {
                 NodeMessage::RenewCertificate { csr } => {
                     if let Some(renewed) = self.renew(device, &csr).await? {
                         replies.send(renewed).await?;
+                        let (id, renewal) = (device.identity.device, NodeMessage::RenewCertificate { csr });
+                        self.coordinator.message(id, device.number, renewal).await;
                     }
                 }
                 NodeMessage::Posture { posture } => self.posture(device, posture, &mut waiting).await?,
                 NodeMessage::Candidates { candidates } => self.candidates(device, candidates, &mut waiting).await,
+                NodeMessage::HomeRelay { relay } => self.home(device, relay, &mut waiting).await,
                 NodeMessage::Activity { spool, entries } => tellings.hand_over(Told { spool, entries })?,
                 message => self.coordinator.message(device.identity.device, device.number, message).await,
             }
@@ -146,6 +154,16 @@ impl Nodes {
                 self.coordinator.message(id, device.number, NodeMessage::Candidates { candidates }).await;
             }
             Err(wait) => waiting.candidates = Some(Late::new(candidates, wait)),
+        }
+    }
+
+    /// Passes on at which relay the node waits, now or when that may be.
+    async fn home(&self, device: &DeviceConnection, relay: Option<RelayId>, waiting: &mut Waiting) {
+        let id = device.identity.device;
+        waiting.home = None;
+        match self.limit(|limits, now| limits.take_home(id, relay, now)) {
+            Ok(()) => self.coordinator.message(id, device.number, NodeMessage::HomeRelay { relay }).await,
+            Err(wait) => waiting.home = Some(Late::new(relay, wait)),
         }
     }
 

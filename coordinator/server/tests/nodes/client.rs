@@ -42,6 +42,16 @@ pub(crate) async fn connect(
     connect_from("127.0.0.1", server, credential, STREAM_WINDOW).await
 }
 
+/// Connects to the relay at the same port.
+pub(crate) async fn connect_to_relay(
+    server: SocketAddr,
+    credential: Option<&Credential>,
+) -> Result<Connection, ConnectionError> {
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(config(credential, STREAM_WINDOW, postern_wire::relay::ALPN));
+    within(endpoint.connect(server, "postern-coordinator").unwrap()).await
+}
+
 /// Connects from this address, and takes `window` bytes on a stream ahead of what is read.
 pub(crate) async fn connect_from(
     from: &str,
@@ -50,11 +60,11 @@ pub(crate) async fn connect_from(
     window: u32,
 ) -> Result<Connection, ConnectionError> {
     let mut endpoint = Endpoint::client(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
-    endpoint.set_default_client_config(config(credential, window));
+    endpoint.set_default_client_config(config(credential, window, postern_wire::ALPN));
     within(endpoint.connect(server, "postern-coordinator").unwrap()).await
 }
 
-pub(crate) fn config(credential: Option<&Credential>, window: u32) -> quinn::ClientConfig {
+pub(crate) fn config(credential: Option<&Credential>, window: u32, protocol: &[u8]) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -71,7 +81,7 @@ pub(crate) fn config(credential: Option<&Credential>, window: u32) -> quinn::Cli
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
         }
     };
-    tls.alpn_protocols = vec![postern_wire::ALPN.to_vec()];
+    tls.alpn_protocols = vec![protocol.to_vec()];
     let mut transport = TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_secs(2)));
     transport.stream_receive_window(window.into());

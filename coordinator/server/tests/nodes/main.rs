@@ -12,6 +12,7 @@ mod handed_on;
 mod memory;
 mod office;
 mod rates;
+mod relayed;
 mod revoked;
 mod slots;
 mod streams;

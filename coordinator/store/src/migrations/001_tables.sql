@@ -139,6 +139,15 @@ CREATE TABLE api_keys (
     created_at  INTEGER NOT NULL
 ) STRICT;
 
+-- Relays that run on their own; the coordinator's is no row.
+CREATE TABLE relays (
+    id         TEXT    PRIMARY KEY,
+    name       TEXT    NOT NULL UNIQUE,
+    address    TEXT    NOT NULL UNIQUE,
+    pin        TEXT    NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT;
+
 -- Grants in force; how the others ended is in the audit log.
 CREATE TABLE grants (
     id          TEXT    PRIMARY KEY,

@@ -58,6 +58,8 @@ fn apply(world: &mut World, change: Change) -> Option<()> {
         Change::RemoveToken(id) => remove!(world.tokens, |token| token.id == id),
         Change::PutApiKey(key) => put!(world.api_keys, key),
         Change::RemoveApiKey(id) => remove!(world.api_keys, |key| key.id == id),
+        Change::PutRelay(relay) => put!(world.relays, relay),
+        Change::RemoveRelay(id) => remove!(world.relays, |relay| relay.id == id),
         Change::PutGrant(grant) => put!(world.grants, grant),
         Change::EndGrant(id, _) => remove!(world.grants, |grant| grant.id == id),
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use postern_model::{
     ApiKeyId, Condition, DenyReason, DeviceId, Effect, Filter, GrantId, GroupId, NetworkRanges, PolicyId, PortSet,
-    Posture, PublicKey, ResourceId, Scope, Sha256, SiteId, Target, TokenId, UserId,
+    Posture, PublicKey, RelayId, ResourceId, Scope, Sha256, SiteId, Target, TokenId, UserId,
     addr::FIRST_INDEX,
     change::Change,
     grant::{Grant, GrantEnd},
-    record::{ApiKeyRecord, Device, Group, Owner, Policy, Principal, Resource, Site, Token, User},
+    record::{ApiKeyRecord, Device, Group, Owner, Policy, Principal, Relay, Resource, Site, Token, User},
 };
 
 use super::{NOW, network};
@@ -17,7 +17,7 @@ macro_rules! ids {
     ($($name:ident: $id:ident),*) => { $(pub(crate) fn $name(n: u8) -> $id { $id::from_bytes([n; 16]) })* };
 }
 ids!(user_id: UserId, group_id: GroupId, site_id: SiteId, resource_id: ResourceId, policy_id: PolicyId,
-    device_id: DeviceId, token_id: TokenId, api_key_id: ApiKeyId, grant_id: GrantId);
+    device_id: DeviceId, token_id: TokenId, api_key_id: ApiKeyId, relay_id: RelayId, grant_id: GrantId);
 
 fn later(kind: u8) -> postern_model::Timestamp {
     NOW.plus(Duration::from_millis(u64::from(kind)))
@@ -122,7 +122,7 @@ fn grant(n: u8, kind: u8) -> Grant {
 }
 
 /// Every change that there is, by number.
-pub(crate) const CHANGES: u8 = 21;
+pub(crate) const CHANGES: u8 = 23;
 
 pub(crate) fn change(which: u8, n: u8, kind: u8) -> Change {
     let ends = [GrantEnd::Expired, GrantEnd::Replaced, GrantEnd::Revoked(DenyReason::NoPolicy)];
@@ -169,6 +169,16 @@ pub(crate) fn change(which: u8, n: u8, kind: u8) -> Change {
         18 => Change::RemoveApiKey(api_key_id(n)),
         19 => Change::PutGrant(grant(n, kind)),
         20 => Change::EndGrant(grant_id(n), ends[usize::from(kind % 3)]),
+        21 => Change::PutRelay(Relay {
+            id: relay_id(n),
+            name: format!("x{n}").parse().unwrap(),
+            address: [format!("r{n}.example.com:443"), format!("[2001:db8::{n}]:8443")][usize::from(kind % 2)]
+                .parse()
+                .unwrap(),
+            pin: Sha256([n; 32]),
+            created_at: later(kind),
+        }),
+        22 => Change::RemoveRelay(relay_id(n)),
         _ => unreachable!("there are {CHANGES}"),
     }
 }

@@ -28,7 +28,7 @@ const ASKED: u32 = 3;
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// Why a session is to be made anew.
-pub(super) enum Anew {
+pub(crate) enum Anew {
     /// The network changed, and nothing comes from the coordinator any more.
     Lost,
     /// There is a connection by UDP.
@@ -36,7 +36,7 @@ pub(super) enum Anew {
 }
 
 /// Returns when the session is to be made anew. `changes` says that the network changed.
-pub(super) async fn attend(connected: &Connected, way: &Way, changes: &mut watch::Receiver<()>) -> Anew {
+pub(crate) async fn attend(connected: &Connected, way: &Way, changes: &mut watch::Receiver<()>) -> Anew {
     let (mut wait, mut next) = (FIRST_ROUND, ROUND);
     loop {
         let is_change = tokio::select! {
@@ -66,13 +66,13 @@ pub(super) async fn attend(connected: &Connected, way: &Way, changes: &mut watch
 }
 
 /// Waits for the network's next change; for ever when nobody tells of any.
-pub(super) async fn changed(changes: &mut watch::Receiver<()>) {
+pub(crate) async fn changed(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Whether the coordinator answers.
+/// Whether the other end answers.
 async fn is_there(connected: &Connected) -> bool {
     let before = connected.received();
     connected.ping();

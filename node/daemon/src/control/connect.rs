@@ -14,10 +14,7 @@ use postern_encap::{
     client::{self, ClientSocket},
     proxy::Proxies,
 };
-use postern_model::{
-    Sha256,
-    token::{Host, HostPort},
-};
+use postern_model::{Sha256, token::HostPort};
 use postern_wire::close;
 use quinn::{AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig};
 use serde::{Deserialize, Serialize};
@@ -27,6 +24,7 @@ use super::{
     attend::changed,
     tls::{self, Configs, DeviceCredential},
 };
+use crate::os::nat64;
 
 /// How long all attempts together may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -68,45 +66,47 @@ impl std::fmt::Display for Transport {
     }
 }
 
-/// A coordinator, and who we are to it.
+/// A coordinator or a relay, and who we are to it.
 #[derive(Clone)]
-pub(super) struct Way {
-    coordinator: HostPort,
+pub(crate) struct Way {
+    /// What it is, for errors.
+    what: &'static str,
+    server: HostPort,
     pin: Sha256,
     configs: Configs,
 }
 
 /// A connection, with all that it needs to live.
-pub(super) struct Connected {
-    pub(super) endpoint: Endpoint,
-    pub(super) connection: Connection,
-    pub(super) transport: Transport,
+pub(crate) struct Connected {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) connection: Connection,
+    pub(crate) transport: Transport,
     socket: Arc<dyn AsyncUdpSocket>,
     stream: Option<Arc<ClientSocket>>,
 }
 
 impl Connected {
     /// Sends something that the coordinator answers at once, if it is there.
-    pub(super) fn ping(&self) {
+    pub(crate) fn ping(&self) {
         // quinn sends a ping when its socket is another one, and does not mind that it is the same.
         if let Err(error) = self.endpoint.rebind_abstract(Arc::clone(&self.socket)) {
-            tracing::debug!(%error, "the coordinator can't be pinged");
+            tracing::debug!(%error, "the other end can't be pinged");
         }
     }
 
     /// How many packets have come from the coordinator.
-    pub(super) fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.connection.stats().udp_rx.datagrams
     }
 
     /// Why the stream that carries it is over, if it is: what quinn says about that explains nothing.
-    pub(super) fn stream_end(&self) -> Option<String> {
+    pub(crate) fn stream_end(&self) -> Option<String> {
         let ended = self.stream.as_ref()?.ended()?;
         Some(format!("the connection over TCP broke: {ended}"))
     }
 
     /// Tells the coordinator that the node leaves; returns once that is acknowledged, or soon.
-    pub(super) async fn say_goodbye(self) {
+    pub(crate) async fn say_goodbye(self) {
         self.connection.close(close::DONE.into(), b"");
         // The endpoint has to live for as long as the farewell takes.
         let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
@@ -118,20 +118,26 @@ impl Way {
     ///
     /// # Errors
     /// When the certificate can't be used.
-    pub(super) fn new(coordinator: HostPort, pin: Sha256, credential: Option<DeviceCredential>) -> Result<Self> {
-        Ok(Self { coordinator, pin, configs: tls::client_configs(pin, credential)? })
+    pub(crate) fn new(coordinator: HostPort, pin: Sha256, credential: Option<DeviceCredential>) -> Result<Self> {
+        let configs = tls::client_configs(pin, credential)?;
+        Ok(Self::to("coordinator", coordinator, pin, configs))
+    }
+
+    /// To a server of another kind, spoken to like this.
+    pub(crate) fn to(what: &'static str, server: HostPort, pin: Sha256, configs: Configs) -> Self {
+        Self { what, server, pin, configs }
     }
 
     /// Connects however it can be done; `tcp_at_once` when UDP is not likely to work.
     ///
     /// # Errors
     /// When it can't be done; a wrong key is told before anything else.
-    pub(super) async fn connect(&self, tcp_at_once: bool) -> Result<Connected> {
+    pub(crate) async fn connect(&self, tcp_at_once: bool) -> Result<Connected> {
         let mut failed = Failed::default();
         let all = self.race(tcp_at_once, &mut failed);
         match tokio::time::timeout(CONNECT, all).await {
             Ok(Some(connected)) => Ok(connected),
-            Ok(None) | Err(_) => Err(failed.into_error(&self.coordinator)),
+            Ok(None) | Err(_) => Err(failed.into_error(self.what, &self.server)),
         }
     }
 
@@ -168,7 +174,7 @@ impl Way {
                 outcome = &mut udp, if failed.udp.is_none() => match outcome {
                     Ok(connected) => return Some(connected),
                     Err(error) => {
-                        tracing::debug!(error = format!("{error:#}"), "the coordinator is not reached by UDP");
+                        tracing::debug!(error = format!("{error:#}"), "not reached by UDP");
                         failed.udp = Some(error);
                         is_tcp_due = true;
                     }
@@ -177,7 +183,7 @@ impl Way {
                 outcome = &mut tcp, if is_tcp_due && failed.tcp.is_none() => match outcome {
                     Ok(connected) => return Some(connected),
                     Err(error) => {
-                        tracing::debug!(error = format!("{error:#}"), "the coordinator is not reached by TCP");
+                        tracing::debug!(error = format!("{error:#}"), "not reached by TCP");
                         failed.tcp = Some(error);
                         aftermath.set(sleep(AFTERMATH));
                     }
@@ -196,9 +202,9 @@ impl Way {
     async fn over_tcp(&self) -> Result<Connected> {
         let (pin, config) = (self.pin, self.configs.stream.clone());
         let proxies = Proxies::from_env()?;
-        if let Some(proxy) = proxies.toward(&self.coordinator) {
+        if let Some(proxy) = proxies.toward(&self.server) {
             // Which also looks the name up: here nobody may know it.
-            let socket = client::connect_through(proxy, &self.coordinator, pin).await?;
+            let socket = client::connect_through(proxy, &self.server, pin).await?;
             return in_stream(socket, Transport::Proxy, config).await;
         }
         let to = |addr| {
@@ -209,26 +215,36 @@ impl Way {
     }
 
     /// By UDP to this address and no other, which was just seen to answer.
-    pub(super) async fn connect_to(&self, addr: SocketAddr) -> Result<Connected> {
+    pub(crate) async fn connect_to(&self, addr: SocketAddr) -> Result<Connected> {
         let connecting = udp_to(addr, self.configs.udp.clone());
         tokio::time::timeout(HEAD_START * 3, connecting).await.context("no answer came in time")?
     }
 
-    /// Where the coordinator is.
-    pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>> {
-        let HostPort { host, port } = &self.coordinator;
-        let mut addresses: Vec<_> = match host {
-            Host::Ip(ip) => vec![SocketAddr::new(*ip, *port)],
-            Host::Name(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), *port)).await;
-                found.with_context(|| format!("the coordinator's name '{name}' can't be resolved"))?.collect()
-            }
-        };
+    /// Where the server is, by all ways that this network has.
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>> {
+        let mut addresses = nat64::addresses(&self.server).await?;
         if addresses.is_empty() {
-            bail!("the coordinator's name in {} has no address", self.coordinator);
+            bail!("the name in {} has no address", self.server);
         }
         addresses.truncate(ADDRESSES);
         Ok(addresses)
+    }
+}
+
+/// A connection that ends with a farewell, however it does.
+pub(crate) struct Goodbye(pub(crate) Option<Connected>);
+
+impl Goodbye {
+    pub(crate) fn get(&self) -> &Connected {
+        self.0.as_ref().expect("until dropped")
+    }
+}
+
+impl Drop for Goodbye {
+    fn drop(&mut self) {
+        if let Some(connected) = self.0.take() {
+            tokio::spawn(connected.say_goodbye());
+        }
     }
 }
 
@@ -240,9 +256,9 @@ struct Failed {
 }
 
 impl Failed {
-    fn into_error(self, coordinator: &HostPort) -> Error {
+    fn into_error(self, what: &str, server: &HostPort) -> Error {
         const SILENCE: &str = "no answer came in time";
-        let cannot = format!("the coordinator at {coordinator} can't be reached");
+        let cannot = format!("the {what} at {server} can't be reached");
         match self {
             Self { tcp: Some(tcp), .. } if tls::is_wrong_pin(&tcp) => tcp.context(cannot),
             Self { udp: Some(udp), .. } if tls::is_wrong_pin(&udp) => udp.context(cannot),

@@ -4,14 +4,16 @@
 //! - [`session`]: connects, and connects again; messages and access requests
 //! - `connect`: by UDP, or over TCP where UDP does not get through; `attend`: whether it is time to change
 //! - `tls`: the pinned key; `stream`: frames
+//!
+//! Relays are reached in the same ways, so that [`reach`](crate::reach) shares the last four.
 
 pub mod enrol;
 pub mod session;
 
-mod attend;
-mod connect;
-mod stream;
-mod tls;
+pub(crate) mod attend;
+pub(crate) mod connect;
+pub(crate) mod stream;
+pub(crate) mod tls;
 
 pub use connect::Transport;
 use quinn::ConnectionError;

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     attend::{self, Anew, attend},
     close_code,
-    connect::{Connected, Transport, Way},
+    connect::{Connected, Goodbye, Transport, Way},
     stream, tls,
 };
 use crate::state_dir::Identity;
@@ -166,10 +166,8 @@ impl Keeping {
                 return;
             }
             let length = pause.after(welcomed.map(|at| clock::now().since(at)));
-            // Apart from each other, so that a restarted coordinator is not met by all of its nodes at once.
-            let jitter = getrandom::u32().map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX));
             tokio::select! {
-                () = tokio::time::sleep(length.mul_f64(0.5 + jitter / 2.0)) => {}
+                () = tokio::time::sleep(jittered(length)) => {}
                 // Where there was no way there may be one now.
                 () = attend::changed(&mut self.changes) => {
                     pause = Pause::default();
@@ -182,7 +180,7 @@ impl Keeping {
 
 /// How long to wait before the next attempt: longer each time, until a session was a good one.
 #[derive(Debug)]
-struct Pause(Duration);
+pub(crate) struct Pause(Duration);
 
 impl Default for Pause {
     fn default() -> Self {
@@ -192,7 +190,7 @@ impl Default for Pause {
 
 impl Pause {
     /// After an attempt whose session lived for so long since its welcome, if it got one.
-    fn after(&mut self, lived: Option<Duration>) -> Duration {
+    pub(crate) fn after(&mut self, lived: Option<Duration>) -> Duration {
         // A session that breaks each time right after its welcome costs the coordinator a snapshot each time.
         if lived.is_some_and(|lived| lived >= GOOD) {
             self.0 = PAUSES.0;
@@ -201,6 +199,12 @@ impl Pause {
         self.0 = (pause * 2).min(PAUSES.1);
         pause
     }
+}
+
+/// A pause between half of this and all of it, so that a restarted server is not met by all of its nodes at once.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let jitter = getrandom::u32().map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + jitter / 2.0)
 }
 
 enum End {
@@ -299,23 +303,6 @@ impl Keeping {
             ended = listen => ended,
             ended = speak => ended,
             anew = attend(connected, way, &mut self.changes) => Ok(anew),
-        }
-    }
-}
-
-/// A connection that ends with a farewell, however it does.
-struct Goodbye(Option<Connected>);
-
-impl Goodbye {
-    fn get(&self) -> &Connected {
-        self.0.as_ref().expect("until dropped")
-    }
-}
-
-impl Drop for Goodbye {
-    fn drop(&mut self) {
-        if let Some(connected) = self.0.take() {
-            tokio::spawn(connected.say_goodbye());
         }
     }
 }

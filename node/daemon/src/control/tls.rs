@@ -17,20 +17,30 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const IN_STREAM_MTU: u16 = 1452;
 
 /// The device certificate and its key.
-pub(super) struct DeviceCredential {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: rcgen::KeyPair,
+pub(crate) struct DeviceCredential {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: rcgen::KeyPair,
 }
 
 /// How QUIC is spoken, by what carries its packets.
 #[derive(Clone)]
-pub(super) struct Configs {
-    pub(super) udp: quinn::ClientConfig,
-    pub(super) stream: quinn::ClientConfig,
+pub(crate) struct Configs {
+    pub(crate) udp: quinn::ClientConfig,
+    pub(crate) stream: quinn::ClientConfig,
 }
 
-/// QUIC client configurations that speak only to the coordinator whose public key has this digest.
-pub(super) fn client_configs(pin: Sha256, credential: Option<DeviceCredential>) -> Result<Configs> {
+/// How to speak to the coordinator whose public key has this digest.
+pub(crate) fn client_configs(pin: Sha256, credential: Option<DeviceCredential>) -> Result<Configs> {
+    configs(pin, credential, postern_wire::ALPN, transport)
+}
+
+/// QUIC client configurations that speak this protocol, and only to whoever holds the key with this digest.
+pub(crate) fn configs(
+    pin: Sha256,
+    credential: Option<DeviceCredential>,
+    alpn: &[u8],
+    transport: impl Fn() -> Result<TransportConfig>,
+) -> Result<Configs> {
     let builder = postern_pin::client(pin)?;
     let mut tls = match credential {
         None => builder.with_no_client_auth(),
@@ -40,7 +50,7 @@ pub(super) fn client_configs(pin: Sha256, credential: Option<DeviceCredential>) 
             configured.context("the device certificate can't be used")?
         }
     };
-    tls.alpn_protocols = vec![postern_wire::ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     tls.enable_early_data = false;
     let mut udp = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
@@ -64,7 +74,7 @@ fn transport() -> Result<TransportConfig> {
 }
 
 /// Whether a connection failed because the key is not the pinned one.
-pub(super) fn is_wrong_pin(error: &anyhow::Error) -> bool {
+pub(crate) fn is_wrong_pin(error: &anyhow::Error) -> bool {
     // QUIC keeps of the verifier's error only what it says.
     error.chain().any(|cause| match cause.downcast_ref() {
         Some(quinn::ConnectionError::TransportError(error)) => error.reason.contains("WrongPin"),

@@ -27,7 +27,7 @@ use postern_model::{
 use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice, relay::SignedPass};
 
 use self::{publish::Events, requests::Requests, targets::Targets};
-use crate::{DropReason, ForwardingTable, Generation};
+use crate::{DropReason, ForwardingTable, Generation, Nat64};
 
 /// What the shell is to do, in order.
 #[derive(Debug)]
@@ -151,6 +151,8 @@ pub struct Engine {
     requests: Requests,
     /// The relay at which this node waits.
     home_relay: Option<RelayId>,
+    /// How this network takes IPv4 addresses, if it has only IPv6.
+    nat64: Option<Nat64>,
     /// What was said last of the peers that relays may be asked for.
     relay_peers: Vec<RelayPeer>,
     generation: Generation,
@@ -181,11 +183,19 @@ impl Engine {
             targets: Targets::default(),
             requests: Requests::default(),
             home_relay: None,
+            nat64: None,
             relay_peers: Vec::new(),
             generation: Generation::default(),
             acknowledgements: VecDeque::new(),
             cut: HashMap::new(),
             events: Events::default(),
+        }
+    }
+
+    /// How the network takes IPv4 addresses from now on, if it is one that has only IPv6: peers may be reached there, too.
+    pub fn set_nat64(&mut self, nat64: Option<Nat64>) {
+        if std::mem::replace(&mut self.nat64, nat64) != nat64 {
+            self.publish();
         }
     }
 

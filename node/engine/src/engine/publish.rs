@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -170,10 +170,20 @@ impl Engine {
             relays.extend(relayed.relay);
             relays.extend(self.home_relay.filter(|home| Some(*home) != relayed.relay));
         }
+        let mut candidates: Vec<_> = candidates.iter().map(|candidate| candidate.addr).collect();
+        if let Some(nat64) = &self.nat64 {
+            // Beside the addresses themselves: a network may have IPv4 of its own and no way out.
+            let translated = |addr: &SocketAddr| match addr.ip() {
+                IpAddr::V4(ip) => Some(SocketAddr::new(nat64.synthesize(ip).into(), addr.port())),
+                IpAddr::V6(_) => None,
+            };
+            let translated: Vec<_> = candidates.iter().filter_map(translated).collect();
+            add_missing(&mut candidates, &translated);
+        }
         Peer {
             key,
             preshared_key: preshared_key.clone(),
-            candidates: candidates.iter().map(|candidate| candidate.addr).collect(),
+            candidates,
             relays,
             holds: false,
             carries: false,

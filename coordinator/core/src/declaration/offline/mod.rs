@@ -109,6 +109,7 @@ fn world(devices: Vec<Device>, env: &mut Env<'_>) -> World {
         devices,
         tokens: vec![],
         api_keys: vec![],
+        relays: vec![],
         grants: vec![],
     }
 }
@@ -136,5 +137,6 @@ fn config() -> CoreConfig {
         requests_per_device: 1,
         // No device is ever told anything that comes of it.
         psk_master: SecretBytes::new([0; 32]),
+        relays: None,
     }
 }

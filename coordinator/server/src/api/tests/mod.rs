@@ -55,6 +55,7 @@ impl Setting {
             ack_timeout: std::time::Duration::from_secs(5),
             requests_per_device: 64,
             psk_master: SecretBytes::new([1; 32]),
+            relays: None,
         };
         let core = Core::new(store.load().unwrap(), config);
         let address: HostPort = "coordinator.example.com:8443".parse().unwrap();

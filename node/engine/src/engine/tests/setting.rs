@@ -123,6 +123,7 @@ pub(super) fn welcome(catalogue: &[u8]) -> Welcome {
         renew_certificate_in: secs(86_400),
         checks: vec![],
         relays: vec![],
+        relay_pass: None,
     }
 }
 

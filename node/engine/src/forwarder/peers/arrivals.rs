@@ -116,7 +116,7 @@ impl Peers {
         sink: &mut impl ForwarderSink,
         now: Moment,
     ) -> Result<Option<(PublicKey, bool)>, DropReason> {
-        if from.port() == 0 {
+        if from.direct().is_some_and(|from| from.port() == 0) {
             // Nothing can be sent there, and the kernel refuses a whole batch for it.
             return Err(DropReason::Malformed);
         }
