@@ -160,7 +160,7 @@ fn netcheck_and_doctor_see_what_is_so() -> Result<()> {
     ensure!(findings.as_array().is_some_and(Vec::is_empty), "{findings}");
 
     // A route into the overlay, as another VPN would set it.
-    office.laptop.ip(&["link", "add", "vpn0", "type", "dummy"])?;
+    office.laptop.ip(&["tuntap", "add", "dev", "vpn0", "mode", "tun"])?;
     office.laptop.ip(&["link", "set", "vpn0", "up"])?;
     office.laptop.ip(&["route", "add", "100.100.0.0/16", "dev", "vpn0"])?;
     let ill = laptop.run(&["doctor"])?;
