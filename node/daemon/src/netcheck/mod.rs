@@ -192,7 +192,7 @@ async fn tcp(at: &HostPort, pin: Sha256) -> (Tcp, Option<String>) {
     let proxy = proxies.toward(at);
     let connect = async {
         if let Some(proxy) = proxy {
-            return client::connect_through(proxy, at, pin).await.map(drop).map_err(judge);
+            return client::connect_through(proxy, at, pin).await.map(drop).map_err(|error| judge(&error));
         }
         let blocked = |why: String| Tcp::Blocked { why };
         let found = nat64::addresses(at).await.map_err(|error| blocked(format!("{error:#}")))?;
@@ -200,7 +200,7 @@ async fn tcp(at: &HostPort, pin: Sha256) -> (Tcp, Option<String>) {
         for addr in found {
             match client::connect(addr, pin).await {
                 Ok(_) => return Ok(()),
-                Err(error) => last = judge(error),
+                Err(error) => last = judge(&error),
             }
         }
         Err(last)
@@ -213,7 +213,7 @@ async fn tcp(at: &HostPort, pin: Sha256) -> (Tcp, Option<String>) {
     (tcp, proxy.map(ToString::to_string))
 }
 
-fn judge(error: client::ConnectError) -> Tcp {
+fn judge(error: &client::ConnectError) -> Tcp {
     if error.is_wrong_pin() { Tcp::Intercepted } else { Tcp::Blocked { why: error.to_string() } }
 }
 

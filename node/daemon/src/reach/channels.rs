@@ -24,7 +24,7 @@ pub(super) struct Channels {
 }
 
 /// What has changed by what a relay said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// Datagrams for this peer may bear this number.
     Opened(PublicKey, u32),
@@ -69,8 +69,8 @@ impl Channels {
     }
 
     /// What a relay says.
-    pub(super) fn hear(&mut self, news: RelayNews) -> Option<Change> {
-        match news {
+    pub(super) fn hear(&mut self, news: &RelayNews) -> Option<Change> {
+        match *news {
             RelayNews::Opened { peer, channel } => {
                 let shown = self.shown.get_mut(&peer)?;
                 // Its number was another one's: that one has gone without a word.
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(show(&mut channels, &[pass(1, 9)]), []);
         assert_eq!(show(&mut channels, &[pass(1, 20)]), [RelayRequest::Open { pass: pass(1, 20) }]);
         let refused = RelayNews::Refused { peer: peer(1), reason: RelayRefusal::Expired };
-        assert_eq!(channels.hear(refused), Some(Change::Refused(peer(1), RelayRefusal::Expired)));
+        assert_eq!(channels.hear(&refused), Some(Change::Refused(peer(1), RelayRefusal::Expired)));
         assert_eq!(show(&mut channels, &[pass(1, 20)]), [], "it would be refused again");
         assert_eq!(show(&mut channels, &[]), [RelayRequest::Close { peer: peer(1) }]);
     }
@@ -153,14 +153,14 @@ mod tests {
         let mut channels = Channels::default();
         show(&mut channels, &[pass(1, 10), pass(2, 10)]);
         let opened = RelayNews::Opened { peer: peer(1), channel: 7 };
-        assert_eq!(channels.hear(opened), Some(Change::Opened(peer(1), 7)));
+        assert_eq!(channels.hear(&opened), Some(Change::Opened(peer(1), 7)));
         assert_eq!(channels.peer(7), Some(peer(1)));
         let there = |is_there| RelayNews::There { channel: 7, is_there };
-        assert_eq!(channels.hear(there(true)), Some(Change::Presence(peer(1), true)));
-        assert_eq!(channels.hear(there(true)), None);
-        assert_eq!(channels.hear(RelayNews::Closed { channel: 7 }), Some(Change::Closed(peer(1), 7)));
-        assert_eq!((channels.peer(7), channels.hear(there(false))), (None, None));
-        channels.hear(RelayNews::Opened { peer: peer(2), channel: 9 });
+        assert_eq!(channels.hear(&there(true)), Some(Change::Presence(peer(1), true)));
+        assert_eq!(channels.hear(&there(true)), None);
+        assert_eq!(channels.hear(&RelayNews::Closed { channel: 7 }), Some(Change::Closed(peer(1), 7)));
+        assert_eq!((channels.peer(7), channels.hear(&there(false))), (None, None));
+        channels.hear(&RelayNews::Opened { peer: peer(2), channel: 9 });
         let passes = [pass(1, 10)];
         let (requests, changes) = channels.show(passes.iter());
         assert_eq!(requests, [RelayRequest::Close { peer: peer(2) }]);
@@ -172,12 +172,12 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_not_heard() {
         let mut channels = Channels::default();
-        assert_eq!(channels.hear(RelayNews::Opened { peer: peer(1), channel: 7 }), None);
-        assert_eq!(channels.hear(RelayNews::There { channel: 7, is_there: true }), None);
-        assert_eq!(channels.hear(RelayNews::Refused { peer: peer(1), reason: RelayRefusal::TooMany }), None);
+        assert_eq!(channels.hear(&RelayNews::Opened { peer: peer(1), channel: 7 }), None);
+        assert_eq!(channels.hear(&RelayNews::There { channel: 7, is_there: true }), None);
+        assert_eq!(channels.hear(&RelayNews::Refused { peer: peer(1), reason: RelayRefusal::TooMany }), None);
         show(&mut channels, &[pass(1, 10), pass(2, 10)]);
-        channels.hear(RelayNews::Opened { peer: peer(1), channel: 7 });
-        assert_eq!(channels.hear(RelayNews::Opened { peer: peer(2), channel: 7 }), None);
+        channels.hear(&RelayNews::Opened { peer: peer(1), channel: 7 });
+        assert_eq!(channels.hear(&RelayNews::Opened { peer: peer(2), channel: 7 }), None);
         assert_eq!(channels.peer(7), Some(peer(1)));
     }
 }

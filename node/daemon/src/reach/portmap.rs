@@ -305,3 +305,61 @@ impl Mapping {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UdpSocket;
+
+    const PORT: u16 = 51820;
+    const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+    /// A router that knows NAT-PMP alone, at an address of this machine's own; counts the mappings that it has.
+    async fn router(socket: UdpSocket, mappings: watch::Sender<u32>) {
+        let mut buffer = [0; 1100];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let epoch = [0, 0, 0, 1];
+            let answer = match &buffer[..len] {
+                [0, 0] => [&[0, 128, 0, 0][..], &epoch, &OUTSIDE.octets()].concat(),
+                [0, 1, _, _, internal @ .., 0, 0, 0, 0] if internal.len() == 4 => {
+                    mappings.send_modify(|count| *count -= 1);
+                    [&[0, 129, 0, 0][..], &epoch, &internal[..2], &[0; 6]].concat()
+                }
+                [0, 1, _, _, internal, port, _, _, life @ ..] => {
+                    mappings.send_modify(|count| *count += 1);
+                    [&[0, 129, 0, 0][..], &epoch, &[*internal, *port], &4000_u16.to_be_bytes(), life].concat()
+                }
+                // PCP, which it does not know.
+                _ => vec![0, 129, 0, 1, 0, 0, 0, 1],
+            };
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mapping_is_told_and_taken_back() {
+        let gateway = Ipv4Addr::new(127, 66, 7, 8);
+        let socket = UdpSocket::bind((gateway, crab_nat::GATEWAY_PORT)).await.unwrap();
+        let (count, mut mappings) = watch::channel(0);
+        tokio::spawn(router(socket, count));
+        let mut keeper = Keeper::start(PORT);
+        assert_eq!(*keeper.state().borrow(), PortMapping::NotNeeded);
+        keeper.want(Some(Place { gateway, own: Ipv4Addr::LOCALHOST }));
+        let is_mapped = |state: &PortMapping| matches!(state, PortMapping::Mapped { .. });
+        let mapped = *keeper.state().wait_for(is_mapped).await.unwrap();
+        let addr = SocketAddr::from((OUTSIDE, 4000));
+        assert_eq!(mapped, PortMapping::Mapped { protocol: MappingProtocol::NatPmp, addr });
+        assert_eq!(*mappings.borrow_and_update(), 1);
+        keeper.stop().await;
+        mappings.wait_for(|count| *count == 0).await.unwrap();
+    }
+
+    #[test]
+    fn a_router_that_says_nonsense_is_not_believed() {
+        for addr in ["0.0.0.0:4000", "127.0.0.1:4000", "224.0.0.1:4000", "198.51.100.7:0"] {
+            assert!(sensible(addr.parse().unwrap()).is_err(), "{addr}");
+        }
+        assert!(sensible("198.51.100.7:4000".parse().unwrap()).is_ok());
+    }
+}

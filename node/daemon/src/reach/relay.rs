@@ -196,7 +196,7 @@ impl Keeping {
         let listen = async {
             let mut reader = stream::Reader::new(receive);
             while let Some(news) = reader.next::<RelayNews>().await? {
-                let change = ends.channels().hear(news);
+                let change = ends.channels().hear(&news);
                 if let Some(change) = change {
                     ends.follow(change);
                 }
