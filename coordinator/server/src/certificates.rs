@@ -266,15 +266,16 @@ impl Identity {
         Ok(postern_relay::endpoint::server_tls(self.certificate.clone(), self.private_key())?)
     }
 
-    /// TLS for the admin API.
+    /// TLS on TCP: for the admin API, and for nodes whose network lets no UDP through. What the latter say in it is QUIC, where
+    /// they show who they are.
     ///
     /// # Errors
     /// When the cryptography can't be set up.
-    pub(crate) fn api_tls(&self) -> Result<rustls::ServerConfig> {
+    pub(crate) fn tcp_tls(&self) -> Result<rustls::ServerConfig> {
         let builder = rustls::ServerConfig::builder_with_provider(provider());
         let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
         let mut config = builder.with_single_cert(vec![self.certificate.clone()], self.private_key())?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![postern_encap::ALPN.to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 

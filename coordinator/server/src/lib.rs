@@ -4,7 +4,7 @@
 //! - [`coordinator`]: [`Coordinator`](coordinator::Coordinator), the handle that everything else speaks to; `outbox`:
 //!   what is on its way to nodes
 //! - [`serve`]: starts all of it and ends it in order; `listeners`: the admin API's two doors
-//! - `nodes`: QUIC connections of nodes, enrolment and sessions; `prefix`: each source gets its share
+//! - `nodes`: QUIC connections of nodes, enrolment and sessions
 //! - `activity`: decisions and flows, written down, streamed and handed on
 //! - `relay`: a relay on its own; `passes`: what relays take
 //! - `state_dir`, `certificates`: keys and what is signed with them
@@ -22,6 +22,5 @@ mod listeners;
 mod nodes;
 mod outbox;
 mod passes;
-mod prefix;
 mod relay;
 mod state_dir;

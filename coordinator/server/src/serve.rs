@@ -58,7 +58,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct ServeConfig {
     /// Where keys, database and admin socket are.
     pub state_dir: PathBuf,
-    /// UDP for nodes and TCP for the admin API. `[::]:8443` (which takes IPv4 too) unless told.
+    /// UDP and TCP for nodes, and TCP for the admin API. `[::]:8443` (which takes IPv4 too) unless told.
     pub listen: Option<SocketAddr>,
     /// What goes into tokens. Kept for later starts; else the host's first address.
     pub public_address: Option<HostPort>,
@@ -143,10 +143,10 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         }),
     };
     let core = Core::new(store.load()?, core_config);
-    let (endpoint, quic) = nodes::bind(listen, &identity, &ca, &reset_secret, config.relay)?;
+    let (endpoint, quic, quic_config) = nodes::bind(listen, &identity, &ca, &reset_secret, config.relay)?;
     let listener = listeners::tcp(listen).await?;
     let socket = listeners::unix(&dir.admin_socket())?;
-    let api_tls = identity.api_tls()?;
+    let tls = identity.tcp_tls()?;
     let mut tasks = JoinSet::new();
     start_activity(&mut tasks, &activity, &config.activity, stopping)?;
     let coordinator =
@@ -172,13 +172,13 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
             Ok(())
         });
     }
-    let nodes = Nodes::new(coordinator.clone(), ca, quic, relay).serve(endpoint, stopping.clone());
+    let nodes = Nodes::new(coordinator.clone(), ca, quic_config, relay).serve(endpoint, stopping.clone());
     tasks.spawn(async move {
         nodes.await;
         Ok(())
     });
     let router = api::router(coordinator);
-    tasks.spawn(listeners::serve_https(listener, api_tls, router.clone(), stopping.clone()));
+    tasks.spawn(listeners::serve_tcp(listener, tls, router.clone(), quic, stopping.clone()));
     let stop = stopping.clone();
     tasks.spawn(async move {
         // The directory is this coordinator's for as long as its socket is.

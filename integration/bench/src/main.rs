@@ -4,9 +4,11 @@
 //! - `engine`: the packet path without the system, beside the cipher
 //! - `revocation`: from the commit of a change to the last packet through a gateway, on the real programs
 //! - `traffic`: the packets for that
+//! - `connect`: how quickly a connection is there, and what it costs to be reachable
 //! - `tunnel`: throughput, latency and cost of the tunnel, beside other tunnels
 //! - [`figures`]: percentiles, tables; the clock
 
+mod connect;
 mod engine;
 mod figures;
 mod network;
@@ -43,11 +45,20 @@ enum Bench {
         #[arg(long, default_value_t = 20)]
         rounds: u32,
     },
+    /// From curl to the first byte without a grant; what relays and idle sessions cost.
+    Connect {
+        /// How often each is measured.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
     /// Throughput, latency and cost of the tunnel, beside others' tunnels. Takes half an hour.
     Tunnel(tunnel::Options),
     /// Says how much memory so many compiled policies take: the policy bench runs this in a process of its own.
     #[command(hide = true)]
     Memory { policies: u32 },
+    /// Enrols devices that do nothing: the connect bench runs this on its laptop.
+    #[command(hide = true)]
+    Crowd { token: String, count: usize },
     /// Sends packets: the revocation bench runs this on its laptop.
     #[command(hide = true)]
     Send { port: u16, targets: Vec<IpAddr> },
@@ -62,6 +73,8 @@ fn main() -> Result<()> {
         Bench::Policy => policy::run(cli.json),
         Bench::Engine => engine::run(cli.json),
         Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
+        Bench::Connect { rounds } => connect::run(rounds, cli.json),
+        Bench::Crowd { token, count } => match connect::hold(&token, count)? {},
         Bench::Tunnel(options) => tunnel::run(&options, cli.json),
         Bench::Memory { policies } => policy::memory(policies),
         Bench::Send { port, targets } => traffic::send(port, &targets),

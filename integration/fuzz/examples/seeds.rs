@@ -17,13 +17,14 @@ use postern_packet::{answer, parse};
 use postern_wire::{
     AccessReply, AccessRequest, CatalogueEntry, CoordinatorMessage, Enrol, EnrolRefusal, EnrolReply, ExplainReply,
     ExplainRequest, Granted, Hello, InstallGrant, Lack, Limit, NodeMessage, Opening, PeerDevice, Welcome, frame,
+    stun::{self, Transaction},
 };
 use serde::Serialize;
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() {
-    let targets: [(&str, Seeds); 8] = [
+    let targets: [(&str, Seeds); 9] = [
         ("split", split()),
         ("coalesce", coalesce()),
         ("parse", packets()),
@@ -32,6 +33,7 @@ fn main() {
         ("dns", dns()),
         ("control", control()),
         ("token", token()),
+        ("stun", stun()),
     ];
     for (target, seeds) in targets {
         let dir = Path::new("seeds").join(target);
@@ -323,5 +325,21 @@ fn token() -> Seeds {
         ("addr4", b"203.0.113.5:8443".to_vec()),
         ("addr6", b"[2001:db8::5]:8443".to_vec()),
         ("target", b"10.0.0.5".to_vec()),
+    ]
+}
+
+fn stun() -> Seeds {
+    let seed = |datagram: &[u8]| [&[192, 0, 2, 1, 0x0f, 0xa0][..], datagram].concat();
+    let request = stun::request(Transaction::new([7; 12]));
+    let answer = |from: &str| stun::answer(&request, from.parse().expect("an address")).expect("an answer");
+    // SOFTWARE, as others send it.
+    let mut longer = [&request[..], &[0x80, 0x22, 0, 4, b't', b'e', b's', b't']].concat();
+    longer[3] = 8;
+    vec![
+        ("request", seed(&request)),
+        ("longer", seed(&longer)),
+        ("answer4", seed(&answer("192.0.2.1:4000"))),
+        ("answer6", seed(&answer("[2001:db8::1]:4000"))),
+        ("wireguard", seed(&[&[4, 0, 0, 0][..], &request[4..], &[0; 12]].concat())),
     ]
 }

@@ -12,6 +12,7 @@
 //! | [`wireguard`] | datagrams, genuine, altered and made up | only what was sealed is opened, and once; nothing grows |
 //! | [`dns`] | a query | answers are answers to it, and short; names of the zone never leave |
 //! | [`control`] | the bytes of a stream | the same however they arrive; what was read is written and read the same |
+//! | [`stun`] | a datagram, and from where it comes | only requests are answered, shortly, and by that; QUIC and WireGuard are not taken for it |
 //! | [`token`] | texts that people paste | what is taken reads back the same; errors don't repeat secrets |
 //!
 //! `make fuzz` runs them for long, `make test` for some seconds each. `seeds/` is where they begin, and is made by
@@ -24,6 +25,7 @@ pub mod dns;
 pub mod parse;
 pub mod rewrite;
 pub mod split;
+pub mod stun;
 pub mod token;
 pub mod wireguard;
 

@@ -23,6 +23,8 @@ use crate::{
 
 /// The coordinator's address.
 pub const COORDINATOR: &str = "203.0.113.10";
+/// The resolver's address.
+pub const RESOLVER: &str = "203.0.113.53";
 /// The wiki's private address.
 pub const WIKI: &str = "10.0.0.5";
 /// The database's private address.
@@ -51,21 +53,41 @@ pub struct Office {
     pub lab: Lab,
 }
 
+/// The machines of a scene, joined to each other, before anything runs on them.
+#[derive(Debug)]
+pub(crate) struct Machines {
+    pub(crate) lab: Lab,
+    pub(crate) internet: Segment,
+    pub(crate) office: Segment,
+    pub(crate) coordinator: Host,
+    pub(crate) resolver: Host,
+    pub(crate) gateway: Host,
+    pub(crate) laptop: Host,
+}
+
+/// Adds a host with a public address to the internet.
+pub(crate) fn on_internet(lab: &mut Lab, internet: &Segment, name: &str, last: u8) -> Result<Host> {
+    let host = lab.host(name)?;
+    host.link("eth0", internet, &[&format!("203.0.113.{last}/24"), &format!("2001:db8:1::{last}/64")])?;
+    Ok(host)
+}
+
 impl Office {
     /// Builds the scene; `options` go to `postern-coordinator serve`.
     pub fn new(options: &[&str]) -> Result<Self> {
         let mut lab = Lab::new()?;
         let internet = lab.segment("internet")?;
         let office = lab.segment("office")?;
-        let mut on_internet = |name: &str, last: u8| {
-            let host = lab.host(name)?;
-            host.link("eth0", &internet, &[&format!("203.0.113.{last}/24"), &format!("2001:db8:1::{last}/64")])?;
-            anyhow::Ok(host)
-        };
-        let coordinator_host = on_internet("coordinator", 10)?;
-        let gateway = on_internet("gateway", 20)?;
-        let laptop = on_internet("laptop", 30)?;
-        let resolver = on_internet("resolver", 53)?;
+        let coordinator = on_internet(&mut lab, &internet, "coordinator", 10)?;
+        let gateway = on_internet(&mut lab, &internet, "gateway", 20)?;
+        let laptop = on_internet(&mut lab, &internet, "laptop", 30)?;
+        let resolver = on_internet(&mut lab, &internet, "resolver", 53)?;
+        Self::start(Machines { lab, internet, office, coordinator, resolver, gateway, laptop }, options)
+    }
+
+    /// Adds the private servers, and starts what has to run.
+    pub(crate) fn start(machines: Machines, options: &[&str]) -> Result<Self> {
+        let Machines { mut lab, internet, office, coordinator, resolver, gateway, laptop } = machines;
         gateway.link("eth1", &office, &["10.0.0.1/24", "fd00:10::1/64"])?;
         let mut in_office = |name: &str, last: u8| {
             let host = lab.host(name)?;
@@ -80,11 +102,11 @@ impl Office {
             ("below.wiki.example.com", "198.51.100.7"),
             ("db.office.example.com", DB),
         ];
-        let servers = vec![servers::dnsmasq(&resolver, "203.0.113.53", &names)?];
+        let servers = vec![servers::dnsmasq(&resolver, RESOLVER, &names)?];
         for host in [&gateway, &laptop] {
-            std::fs::write(host.resolv_conf(), "nameserver 203.0.113.53\n")?;
+            std::fs::write(host.resolv_conf(), format!("nameserver {RESOLVER}\n"))?;
         }
-        let coordinator = Coordinator::start(&coordinator_host, COORDINATOR, options)?;
+        let coordinator = Coordinator::start(&coordinator, COORDINATOR, options)?;
         coordinator.ctl(&["site", "add", "office"])?;
         coordinator.ctl(&["user", "add", "alice"])?;
         Ok(Self { servers, coordinator, gateway, laptop, wiki, db, internet, office, lab })

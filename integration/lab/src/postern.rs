@@ -160,6 +160,7 @@ fn ctl(state: &Path, words: &[&str]) -> Result<Output> {
 pub struct Node {
     host: Host,
     state: PathBuf,
+    environment: Vec<(String, String)>,
     process: Option<Background>,
 }
 
@@ -171,7 +172,13 @@ impl Node {
 
     /// Starts the daemon with this state directory.
     pub fn start_in(host: &Host, state: PathBuf) -> Result<Self> {
-        let mut node = Self { host: host.clone(), state, process: None };
+        Self::start_with(host, state, &[])
+    }
+
+    /// Starts the daemon with this state directory and more variables in its environment, also when it is started again.
+    pub fn start_with(host: &Host, state: PathBuf, environment: &[(&str, &str)]) -> Result<Self> {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut node = Self { host: host.clone(), state, environment, process: None };
         node.resume()?;
         Ok(node)
     }
@@ -179,7 +186,7 @@ impl Node {
     /// Starts the daemon again with the same state.
     pub fn resume(&mut self) -> Result<()> {
         let mut command = self.host.named_command(&binary("postern")?.to_string_lossy());
-        command.arg("daemon").arg("--state-dir").arg(&self.state);
+        command.arg("daemon").arg("--state-dir").arg(&self.state).envs(self.environment.iter().cloned());
         self.process = Some(self.host.spawn("node", &mut command)?);
         eventually("the daemon answers", || {
             ensure!(self.process.as_mut().is_some_and(|process| process.ended().is_none()), "it ended");

@@ -1,4 +1,4 @@
-//! Real servers for hosts: what stands behind resources, and the resolver that a network would have.
+//! Real servers for hosts: what stands behind resources, and the resolver and the proxy that a network would have.
 
 use std::{fs, os::unix::fs::chown, path::Path};
 
@@ -8,7 +8,7 @@ use crate::{process::Background, topology::Host, wait::eventually};
 
 /// A web server on `[::]:port` and `0.0.0.0:port`. `/` answers with `greeting`, `/address` with the client's address,
 /// `/big` with 256 MiB of zeros, 2 MiB of them each second: the pace is the server's, so that nothing waits unread at the client
-/// when the connection is cut.
+/// when the connection is cut. `/live`, if the test puts it into `nginx-PORT/www`, comes with 512 KiB each second.
 pub fn nginx(host: &Host, port: u16, greeting: &str) -> Result<Background> {
     let dir = host.dir().join(format!("nginx-{port}"));
     fs::create_dir_all(dir.join("www"))?;
@@ -24,6 +24,7 @@ pub fn nginx(host: &Host, port: u16, greeting: &str) -> Result<Background> {
              listen {port}; listen [::]:{port}; root {dir}/www; default_type text/plain;
              location = / {{ return 200 \"{greeting}\\n\"; }}
              location = /big {{ limit_rate 2m; }}
+             location = /live {{ limit_rate 512k; }}
              location = /address {{ return 200 \"$remote_addr\\n\"; }}
            }}
          }}",
@@ -142,6 +143,22 @@ pub fn echo(host: &Host, port: u16) -> Result<[Background; 2]> {
     listening(host, "-t", port)?;
     listening(host, "-u", port)?;
     Ok(servers)
+}
+
+/// An HTTP proxy on port 3128 that connects to anybody's port 8443, for whoever is `alice` with this password.
+pub fn tinyproxy(host: &Host, password: &str) -> Result<Background> {
+    let config = host.dir().join("tinyproxy.conf");
+    fs::write(
+        &config,
+        format!(
+            "Port 3128\nTimeout 600\nMaxClients 100\nLogLevel Connect\nConnectPort 8443\nBasicAuth alice {password}\n"
+        ),
+    )?;
+    let mut command = host.command("tinyproxy");
+    command.arg("-d").arg("-c").arg(&config);
+    let server = host.spawn("tinyproxy", &mut command)?;
+    listening(host, "-t", 3128)?;
+    Ok(server)
 }
 
 /// Waits until something in the host listens on the port (`-t` for TCP, `-u` for UDP).

@@ -2,12 +2,15 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::process::{Background, Output, run};
@@ -21,6 +24,7 @@ pub struct Lab {
     prefix: String,
     dir: TempDir,
     hosts: Vec<String>,
+    links: u32,
     keep: bool,
 }
 
@@ -52,7 +56,7 @@ impl Lab {
             tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir().context("make the lab's directory")?;
         // Servers that drop root must be able to reach what is theirs.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        Ok(Self { prefix, dir, hosts: Vec::new(), keep: false })
+        Ok(Self { prefix, dir, hosts: Vec::new(), links: 0, keep: false })
     }
 
     /// Leaves everything standing when the lab is dropped.
@@ -71,6 +75,12 @@ impl Lab {
         self.hosts.push(namespace.clone());
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         Ok(namespace)
+    }
+
+    /// A number that no other link of this lab has.
+    pub(crate) fn next_link(&mut self) -> u32 {
+        self.links += 1;
+        self.links
     }
 
     /// A new segment.
@@ -103,6 +113,18 @@ impl Drop for Lab {
         for namespace in &self.hosts {
             remove(namespace);
         }
+    }
+}
+
+impl Segment {
+    /// Runs a closure in the segment's namespace, where its bridge `br0` is.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        within(&self.namespace, work)
+    }
+
+    /// Runs `ip` there.
+    pub(crate) fn ip(&self, words: &[&str]) -> Result<String> {
+        ip(&[&["-n", self.namespace.as_str()], words].concat())
     }
 }
 
@@ -152,9 +174,30 @@ impl Host {
         Ok(())
     }
 
+    /// Takes an interface away, with its addresses and routes.
+    pub fn unlink(&self, name: &str) -> Result<()> {
+        self.ip(&["link", "del", name])?;
+        Ok(())
+    }
+
     /// Runs `ip` in the host.
     pub fn ip(&self, words: &[&str]) -> Result<String> {
         ip(&[&["-n", self.namespace.as_str()], words].concat())
+    }
+
+    /// Runs a closure in the host's network namespace, on a thread of its own. Sockets and devices that it opens belong to the
+    /// host for good, wherever they are used.
+    ///
+    /// # Errors
+    /// The closure's, or when there is no such namespace any more.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        within(&self.namespace, work)
+    }
+
+    /// Writes a setting of the host's network (`net/ipv4/ip_forward`).
+    pub fn set(&self, setting: &str, value: &str) -> Result<()> {
+        let file = format!("/proc/sys/{setting}");
+        self.within(|| fs::write(&file, value).with_context(|| format!("write {value} to {file}")))
     }
 
     /// The machine on this host whose process 1 has this id.
@@ -200,6 +243,19 @@ pub fn ip(words: &[&str]) -> Result<String> {
     let output = run(Command::new("ip").args(words))?;
     ensure!(output.ok(), "ip {}: {}", words.join(" "), output.stderr.trim());
     Ok(output.stdout)
+}
+
+fn within<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let path = Path::new("/run/netns").join(namespace);
+    let file = fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("enter {namespace}"))?;
+            work()
+        });
+        thread.join().unwrap_or_else(|_| Err(anyhow!("what ran in {namespace} panicked")))
+    })
 }
 
 fn etc_netns(namespace: &str) -> PathBuf {

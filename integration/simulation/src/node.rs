@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use postern_engine::{DropReason, Engine, Forwarder, ForwarderSink, ForwardingTable, Generation, Miss};
+use postern_engine::{DropReason, Endpoint, Engine, Forwarder, ForwarderSink, ForwardingTable, Generation, Miss};
 use postern_model::{GrantId, Moment, ResourceId};
 
 use crate::{
@@ -36,12 +36,13 @@ pub(crate) struct Out {
 }
 
 impl ForwarderSink for Out {
-    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.datagrams.push((to, datagram.to_vec()));
+    fn send_datagram(&mut self, to: Endpoint, datagram: &[u8]) {
+        // There are no relays here.
+        self.datagrams.extend(to.direct().map(|to| (to, datagram.to_vec())));
     }
 
-    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.datagrams.push((to, datagram.to_vec()));
+    fn send_probe(&mut self, to: Endpoint, datagram: &[u8]) {
+        self.send_datagram(to, datagram);
     }
 
     fn send_packet(&mut self, packet: &[u8]) {
@@ -51,6 +52,8 @@ impl ForwarderSink for Out {
     fn miss(&mut self, miss: Miss) {
         self.misses.push(miss);
     }
+
+    fn stun(&mut self, _from: SocketAddr, _datagram: &[u8]) {}
 }
 
 /// A node's connection to the coordinator.

@@ -47,7 +47,8 @@ impl Rogue {
             let known = self.peers.get(&key).cloned();
             let guessed = || {
                 let candidates = vec![setting::outside(gateway, 0)];
-                Arc::new(Peer { key, preshared_key: PresharedKey::new([0; 32]), candidates, initiate: true })
+                let (relays, preshared_key) = (vec![], PresharedKey::new([0; 32]));
+                Arc::new(Peer { key, preshared_key, candidates, relays, holds: true, carries: false, initiate: true })
             };
             table.peers.insert(key, known.unwrap_or_else(guessed));
         }

@@ -38,7 +38,7 @@ impl World {
                     self.at(due, Event::Resolved(at, name));
                 }
                 EngineEvent::QueryUsage => self.command(at, LaneCommand::Usage),
-                EngineEvent::Denied(..) => {}
+                EngineEvent::RelayPeers(_) | EngineEvent::Denied(..) => {}
             }
         }
     }
@@ -129,7 +129,9 @@ impl World {
     pub(crate) fn datagram(&mut self, datagram: Datagram) {
         let Datagram { from, to, bytes, sent_at } = datagram;
         if let Some(at) = self.nodes.iter().position(|node| node.outside == to) {
-            self.lane(at, Some(sent_at), |forwarder, out, now| forwarder.handle_datagram(from, &bytes, out, now));
+            self.lane(at, Some(sent_at), |forwarder, out, now| {
+                forwarder.handle_datagram(from.into(), &bytes, out, now)
+            });
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
         protocol::{DownReply, ExplainedReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
         server::{self, to_line},
     },
+    netcheck::{self, Known, Report},
     node::NodeHandle,
     os::{self, interface::InterfaceName},
     ping,
@@ -172,6 +173,7 @@ impl Daemon {
             Request::Resources => to_line(self.resources().await),
             Request::Ping { resource, count } => to_line(self.ping(&resource, count).await),
             Request::Explain { resource } => to_line(self.explain(&resource).await),
+            Request::Netcheck => to_line(self.netcheck().await),
             Request::Whois { addr } => to_line(self.whois(addr).await),
         }
     }
@@ -293,6 +295,7 @@ impl Daemon {
                 let problem = identity.as_ref().err().map(|error| format!("{error:#}")).or(trouble);
                 let identity = identity.ok().flatten();
                 Ok(Status {
+                    version: Some(env!("CARGO_PKG_VERSION").into()),
                     enrolled: identity.is_some(),
                     running: true,
                     problem,
@@ -330,9 +333,19 @@ impl Daemon {
         node.grant(row.id).await?;
         let (with, milliseconds) = ping::ping(&row, count).await?;
         let gateway = node.gateway_of(row.id).await?;
-        let endpoint = node.status().await?.peers.into_iter().find(|peer| Some(peer.id) == gateway);
-        let endpoint = endpoint.and_then(|peer| peer.endpoint);
-        Ok(PingReply { id: row.id, name: row.name.clone(), with, gateway, endpoint, milliseconds })
+        let peer = node.status().await?.peers.into_iter().find(|peer| Some(peer.id) == gateway);
+        let (endpoint, relay) = peer.map_or((None, None), |peer| (peer.endpoint, peer.relay));
+        Ok(PingReply { id: row.id, name: row.name.clone(), with, gateway, endpoint, relay, milliseconds })
+    }
+
+    /// What the network lets through.
+    async fn netcheck(&self) -> Result<Report> {
+        let mut known = Known::of(self.state.identity()?.as_ref());
+        if let Some(node) = self.node() {
+            known.transport = node.status().await?.transport;
+            known.reach = Some(node.reach().await?);
+        }
+        Ok(netcheck::run(known).await)
     }
 
     /// Who has an overlay address.

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt, io,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,12 +13,14 @@ use std::{
     time::Duration,
 };
 
-use postern_engine::{Counters, DropReason, FlowNews, Forwarder, ForwardingTable, Generation, Miss, PeerStatus};
-use postern_model::{GrantId, ResourceId};
+use postern_engine::{
+    Counters, DropReason, Endpoint, FlowNews, Forwarder, ForwardingTable, Generation, Miss, PeerStatus,
+};
+use postern_model::{GrantId, PublicKey, RelayId, ResourceId};
 use postern_wireguard::PrivateKey;
 
 use crate::{
-    Sockets, Tun, clock,
+    RelayOut, Sockets, Tun, clock,
     lane::{
         Command, End, Lane, egress::Egress, exit::Exit, ingress::Ingress, losses::Losses, poll::Poll, shared::Shared,
     },
@@ -28,7 +31,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a lane is made of.
-#[derive(Debug)]
 pub struct LaneConfig {
     /// Where applications' packets come from.
     pub tun: Tun,
@@ -36,6 +38,14 @@ pub struct LaneConfig {
     pub sockets: Sockets,
     /// This node's key.
     pub private: PrivateKey,
+    /// Where datagrams for peers behind relays go.
+    pub relay: Arc<dyn RelayOut>,
+}
+
+impl fmt::Debug for LaneConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneConfig").field("tun", &self.tun).field("sockets", &self.sockets).finish_non_exhaustive()
+    }
 }
 
 /// What the lane has to say. Told from its own thread, which waits meanwhile: be quick.
@@ -53,6 +63,8 @@ pub enum LaneEvent {
     /// Something happened to clients' flows through this gateway: [`LaneHandle::take_flow_news`] has it. Not said again
     /// before all of it is taken.
     FlowNews,
+    /// A STUN message came to the WireGuard socket from there; anyone may have sent it. Of many in a second, most are left out.
+    Stun(SocketAddr, Vec<u8>),
     /// The lane has ended and says why. Its TUN device is gone.
     Failed(String),
 }
@@ -98,7 +110,7 @@ pub struct LaneHandle {
 /// # Errors
 /// When the system is out of descriptors or threads.
 pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static) -> io::Result<LaneHandle> {
-    let LaneConfig { tun, sockets, private } = config;
+    let LaneConfig { tun, sockets, private, relay } = config;
     let mut forwarder = Forwarder::new(private, clock::now());
     forwarder.set_mtu(tun.mtu());
     let (interface, offloads) = (tun.name().to_owned(), tun.offloads());
@@ -121,7 +133,7 @@ pub fn spawn(config: LaneConfig, events: impl FnMut(LaneEvent) + Send + 'static)
             poll: Poll::new(number, &shared, &queue, &pair)?,
             egress: Egress::new(queue),
             ingress: Ingress::new(offloads),
-            exit: Exit::new(way_out, pair),
+            exit: Exit::new(way_out, pair, Arc::clone(&relay)),
             commands: received.take(),
             losses: losses.take(),
             interface: interface.clone(),
@@ -170,6 +182,31 @@ impl LaneHandle {
         let (answer, answered) = sync_channel(1);
         self.command(Command::FlowNews(answer));
         answered.recv().ok()
+    }
+
+    /// Hands over datagrams that came from a peer through a relay, in order. They wait until the first lane has a moment, but no
+    /// more than a few megabytes of them: the rest is dropped, and counted as
+    /// [`RelayFull`](DropReason::RelayFull).
+    pub fn relayed(&self, relay: RelayId, peer: PublicKey, datagrams: Vec<Vec<u8>>) {
+        if self.shared.relayed.push(Endpoint::Relayed { relay, peer }, datagrams) {
+            self.shared.wake();
+        }
+    }
+
+    /// Says whether a peer is at a relay, and so can be reached through it.
+    pub fn relay_presence(&self, relay: RelayId, peer: PublicKey, is_there: bool) {
+        self.command(Command::RelayPresence(relay, peer, is_there));
+    }
+
+    /// Sends datagrams from the WireGuard socket as they are: STUN requests. What comes back is told as
+    /// [`LaneEvent::Stun`].
+    pub fn send_datagrams(&self, datagrams: Vec<(SocketAddr, Vec<u8>)>) {
+        self.command(Command::SendDatagrams(datagrams));
+    }
+
+    /// Says that this machine's addresses or routes are others than before.
+    pub fn network_changed(&self) {
+        self.command(Command::NetworkChanged);
     }
 
     /// Says that the node stops: the tables from now on take grants away for no other reason.

@@ -28,6 +28,7 @@ pub enum DropReason {
     NotWireGuard,
     TooBig,
     SocketFull,
+    RelayFull,
     ReceiveFull,
     TunFull,
     TunRefused,
@@ -38,7 +39,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of [`Counters`].
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
         Self::Fragment,
         Self::UnsupportedProtocol,
@@ -62,6 +63,7 @@ impl DropReason {
         Self::NotWireGuard,
         Self::TooBig,
         Self::SocketFull,
+        Self::RelayFull,
         Self::ReceiveFull,
         Self::TunFull,
         Self::TunRefused,
@@ -96,6 +98,7 @@ impl DropReason {
             Self::NotWireGuard => "not_wireguard",
             Self::TooBig => "too_big",
             Self::SocketFull => "socket_full",
+            Self::RelayFull => "relay_full",
             Self::ReceiveFull => "receive_full",
             Self::TunFull => "tun_full",
             Self::TunRefused => "tun_refused",

@@ -8,11 +8,12 @@ use std::{
 };
 
 use postern_model::{
-    DeviceId, Filter, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, Protocol, PublicKey, ResourceId,
+    DeviceId, Filter, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PresharedKey, Protocol, PublicKey, RelayId,
+    ResourceId,
 };
 use rustc_hash::FxHashMap;
 
-use crate::DropReason;
+use crate::{DropReason, Endpoint};
 
 /// Numbers the tables of one engine, rising.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -100,9 +101,29 @@ pub struct Peer {
     pub preshared_key: PresharedKey,
     /// Where it may be reached: initiations go to all until one answers.
     pub candidates: Vec<SocketAddr>,
+    /// Relays through which it may be reached, with a pass for it: where it waits, and where this node does.
+    pub relays: Vec<RelayId>,
+    /// Whether this node holds a grant through it.
+    pub holds: bool,
+    /// Whether this node carries a grant of it.
+    pub carries: bool,
     /// Whether this node starts handshakes: it holds a grant through the peer, or carries one of it from before this node
     /// started, so that the peer may use a session that is lost.
     pub initiate: bool,
+}
+
+impl Peer {
+    /// Every way to it that is known from the coordinator, the direct ones first.
+    pub fn told(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        let direct = self.candidates.iter().map(|addr| Endpoint::Direct(*addr));
+        direct.chain(self.relays.iter().map(|relay| Endpoint::Relayed { relay: *relay, peer: self.key }))
+    }
+
+    /// Whether this node, whose key is `own`, chooses the path: who holds the grant does, and of two that hold one through each
+    /// other the one with the smaller key.
+    pub fn chooses(&self, own: &PublicKey) -> bool {
+        self.holds && (!self.carries || *own < self.key)
+    }
 }
 
 impl ForwardingTable {

@@ -22,6 +22,10 @@ const CALM: u32 = 200;
 const PER_SOURCE: u32 = 20;
 /// Sources remembered within one second; when there are more, cookies are asked for.
 const SOURCES: usize = 4096;
+/// Initiations per second that are looked into, which costs a Diffie-Hellman each, from however many sources.
+const HEARD: u32 = 500;
+/// Of which so many go to one peer's tunnel, where each costs four more; Linux has the same limit.
+const PER_PEER: u32 = 50;
 
 /// Checks and limits handshake initiations for one node.
 pub struct Gate {
@@ -34,6 +38,9 @@ pub struct Gate {
     window: Moment,
     total: u32,
     sources: HashMap<IpAddr, Heard>,
+    /// How many were looked into, and how many of those were whose.
+    heard: u32,
+    peers: HashMap<PublicKey, u32>,
 }
 
 /// How many initiations came from a source within the second.
@@ -70,6 +77,8 @@ impl Gate {
             window: now,
             total: 0,
             sources: HashMap::new(),
+            heard: 0,
+            peers: HashMap::new(),
         }
     }
 
@@ -77,8 +86,9 @@ impl Gate {
     pub fn admit<'a>(&mut self, initiation: &[u8], from: SocketAddr, out: &'a mut [u8], now: Moment) -> Admission<'a> {
         if now.since(self.window) >= Duration::from_secs(1) {
             self.window = now;
-            self.total = 0;
+            (self.total, self.heard) = (0, 0);
             self.sources.clear();
+            self.peers.clear();
         }
         self.total = self.total.saturating_add(1);
         let heard = self.sources.get(&source(from)).copied().unwrap_or_default();
@@ -102,10 +112,17 @@ impl Gate {
         } else {
             heard.unproven += 1;
         }
-        match parse_handshake_anon(self.private.secret(), &self.public, &packet) {
-            Ok(half) => Admission::Peer(PublicKey(half.peer_static_public)),
-            Err(_) => Admission::Invalid,
+        if self.heard >= HEARD {
+            return Admission::Limited;
         }
+        self.heard += 1;
+        let Ok(half) = parse_handshake_anon(self.private.secret(), &self.public, &packet) else {
+            return Admission::Invalid;
+        };
+        let peer = PublicKey(half.peer_static_public);
+        let heard = self.peers.entry(peer).or_default();
+        *heard += 1;
+        if *heard > PER_PEER { Admission::Limited } else { Admission::Peer(peer) }
     }
 }
 

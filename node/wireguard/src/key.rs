@@ -1,5 +1,6 @@
 //! The node's private key.
 
+use blake2::{Blake2s256, Digest as _};
 use postern_model::{PublicKey, SecretBytes};
 use x25519_dalek::StaticSecret;
 
@@ -21,6 +22,12 @@ impl PrivateKey {
     /// The secret itself, for the state file and the root-only UAPI socket.
     pub fn expose(&self) -> SecretBytes {
         SecretBytes::new(self.0.to_bytes())
+    }
+
+    /// A number that nobody else knows, and that says nothing of the key: for hash tables whose keys others choose.
+    pub fn hash_seed(&self) -> u64 {
+        let digest = Blake2s256::new_with_prefix(b"postern hash seed v1").chain_update(self.0.as_bytes()).finalize();
+        digest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     pub(crate) fn secret(&self) -> &StaticSecret {

@@ -18,8 +18,10 @@ use continuation::{Continuation, ENDINGS};
 
 mod continuation;
 
-/// Packets of one run at most: Linux takes no more datagrams in one super-packet (`UDP_MAX_SEGMENTS`).
+/// Packets of one run at most.
 pub const MAX_JOINED: usize = 128;
+/// Datagrams of one run at most: some kernels take no more in one super-packet (`UDP_MAX_SEGMENTS`).
+const MAX_DATAGRAMS: usize = 64;
 
 /// Bytes of one run at most. An IPv4 packet of that size still has room when it is translated to IPv6.
 const MOST_BYTES: usize = 65_535 - 20;
@@ -200,7 +202,11 @@ impl Coalescer {
         let run = &mut self.runs[open.run];
         let (head, bytes) = (&buffer[run.head.clone()], &buffer[packet.clone()]);
         let of_head = Parsed { len: head.len(), ..run.parsed };
-        if run.packets >= MAX_JOINED
+        let most = match continuation.kind() {
+            Kind::Tcp => MAX_JOINED,
+            Kind::Udp => MAX_DATAGRAMS,
+        };
+        if run.packets >= most
             || run.parsed.len + continuation.payload() > MOST_BYTES
             || !continuation.follows(&open.expected, head, bytes)
             || !(open.is_head_right || is_right(head, &of_head, continuation.kind()))

@@ -14,6 +14,7 @@
 //! - [`frame`]: length prefix, version, bounds; [`frame::Decoder`]
 //! - [`enrol`], [`session`], [`access`]: the messages; `checks`: how posture checks are read
 //! - [`relay`]: what a node and a relay say to each other
+//! - [`stun`]: beside QUIC on the same port: from where datagrams come
 
 pub mod access;
 pub mod enrol;
@@ -21,6 +22,7 @@ pub mod explain;
 pub mod frame;
 pub mod relay;
 pub mod session;
+pub mod stun;
 
 mod checks;
 

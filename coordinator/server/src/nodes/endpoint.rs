@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
+use postern_encap::server::Socket;
 use postern_model::SecretBytes;
 use postern_relay::{Window, endpoint::allow_datagrams};
 use quinn::{Connection, Endpoint, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
@@ -23,7 +24,7 @@ const SEND_WINDOW: u64 = 1 << 20;
 /// What the key for stateless resets is derived for, so that it is of no use for anything else.
 const RESETS: &[u8] = b"postern quic resets v1";
 
-/// The QUIC endpoint for nodes. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
+/// The QUIC endpoint for nodes, and its socket, to which their streams on TCP are attached. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
 /// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
 ///
 /// # Errors
@@ -34,17 +35,18 @@ pub(crate) fn bind(
     ca: &DeviceCa,
     secret: &SecretBytes,
     is_relay: bool,
-) -> Result<(Endpoint, quinn::ServerConfig)> {
+) -> Result<(Endpoint, Arc<Socket>, quinn::ServerConfig)> {
     let mut protocols = vec![postern_wire::ALPN.to_vec()];
     protocols.extend(is_relay.then(|| postern_wire::relay::ALPN.to_vec()));
     let tls = QuicServerConfig::try_from(identity.node_tls(ca.verifier()?, protocols)?)?;
     let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    let socket = crate::listeners::udp(listen)?;
     let runtime = quinn::default_runtime().context("no async runtime")?;
+    let socket = Socket::new(runtime.wrap_udp_socket(crate::listeners::udp(listen)?)?, crate::listeners::streams());
     let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
     let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
-    let endpoint = Endpoint::new(quinn::EndpointConfig::new(Arc::new(resets)), Some(config.clone()), socket, runtime)?;
-    Ok((endpoint, config))
+    let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
+    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config, Some(config.clone()), socket.clone(), runtime)?;
+    Ok((endpoint, socket, config))
 }
 
 /// The configuration for one connection. What protocol it speaks is known only after the handshake; if it is the relay's,

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use postern_core::{EnrolProof, Enrolment, Foreseen};
+use postern_encap::shares::Prefix;
 use postern_model::token::hash_secret;
 use postern_wire::{Enrol, EnrolRefusal, EnrolReply, Enrolled, Limit, Opening, close};
 use quinn::Connection;
 
 use super::{Nodes, limits::Shown, stream};
-use crate::{certificates::CheckedRequest, clock, prefix::Prefix};
+use crate::{certificates::CheckedRequest, clock};
 
 /// How long a connection may be idle before its one stream is opened.
 const STREAM: Duration = Duration::from_secs(3);

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
+use postern_encap::shares::Prefix;
 use postern_model::{Candidate, DeviceId, Moment, RelayId, TokenId};
 
 use super::pace::{Bucket, Rate, Spacing};
-use crate::prefix::Prefix;
 
 /// Access requests: a laptop that wakes up asks for all it held, and no one clicks faster than the rate.
 const ACCESS: Rate = Rate { burst: 128, every: Duration::from_millis(50) };

@@ -34,6 +34,7 @@ use std::{
 use anyhow::{Context as _, Result};
 pub(crate) use endpoint::bind;
 use limits::Limits;
+use postern_encap::shares::{Prefix, Shares};
 use postern_model::Moment;
 use postern_relay::{Relay, endpoint::is_for_relay};
 use postern_wire::close;
@@ -46,7 +47,6 @@ use crate::{
     certificates::DeviceCa,
     clock,
     coordinator::Coordinator,
-    prefix::{Prefix, Shares},
     relay::{NEWCOMERS, NEWCOMERS_EACH},
 };
 

@@ -6,7 +6,9 @@ use postern_wire::close;
 use quinn::Connection;
 
 use super::{Nodes, stream};
-use crate::{certificates::DeviceIdentity, clock, prefix::Prefix};
+use postern_encap::shares::Prefix;
+
+use crate::{certificates::DeviceIdentity, clock};
 
 impl Nodes {
     /// Serves a connection that asked for the relay, to its end.

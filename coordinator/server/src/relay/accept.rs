@@ -9,7 +9,7 @@ use postern_wire::close;
 use quinn::{Endpoint, Incoming};
 use tokio::sync::Semaphore;
 
-use crate::prefix::{Prefix, Shares};
+use postern_encap::shares::{Prefix, Shares};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);

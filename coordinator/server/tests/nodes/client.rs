@@ -64,7 +64,7 @@ pub(crate) async fn connect_from(
     within(endpoint.connect(server, "postern-coordinator").unwrap()).await
 }
 
-fn config(credential: Option<&Credential>, window: u32, protocol: &[u8]) -> quinn::ClientConfig {
+pub(crate) fn config(credential: Option<&Credential>, window: u32, protocol: &[u8]) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -15,6 +15,7 @@ mod rates;
 mod relayed;
 mod revoked;
 mod slots;
+mod streams;
 
 #[path = "../program/mod.rs"]
 mod program;

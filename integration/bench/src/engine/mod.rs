@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketBuilder, TcpHeader};
-use postern_engine::{Accepted, Arrival, Opened};
+use postern_engine::{Accepted, Arrival, Endpoint, Opened};
 use postern_model::PublicKey;
 use postern_packet::{Coalescer, Ecn, HEADROOM, Offload, PacketBuf, Parsed, Split, parse, set_partial_checksum};
 use postern_wireguard::{HEADER, OVERHEAD, Plain, receiver_index};
@@ -280,7 +280,7 @@ impl Work {
             let datagram = &buffer[place.clone()];
             let is_known = |arrival: &&Arrival| Some(arrival.opener.index()) == receiver_index(datagram);
             if arrivals.last().filter(is_known).is_none() {
-                arrivals.extend(gateway.admit(*from, datagram, sink, now));
+                arrivals.extend(gateway.admit((*from).into(), datagram, sink, now));
             }
             opened.push((nth, arrivals.len() - 1, None));
         }
@@ -291,11 +291,12 @@ impl Work {
             let ((from, place), arrival, Some(plain)) = (&datagrams[*nth], &arrivals[*arrival], *plain) else {
                 continue;
             };
-            let opened = Opened { from: *from, bytes: place.len(), plain };
+            let from = Endpoint::Direct(*from);
+            let opened = Opened::new(from, &buffer[place.clone()], plain);
             if gateway.accept(arrival, &opened, sink, now) == Accepted::Packet {
                 let place = place.start + HEADER..place.start + HEADER + plain.len;
                 let packet = &mut buffer[place.clone()];
-                let parsed = gateway.unwrap_packet(&arrival.peer, packet, Ecn::NotCapable, sink, now);
+                let parsed = gateway.unwrap_packet(&arrival.peer, from, packet, Ecn::NotCapable, sink, now);
                 inner.extend(parsed.map(|parsed| (place, parsed, arrival.peer)));
             }
         }

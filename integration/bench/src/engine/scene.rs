@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use postern_engine::{CarriedGrant, Forwarder, ForwarderSink, ForwardingTable, Generation, Miss, Peer};
+use postern_engine::{CarriedGrant, Endpoint, Forwarder, ForwarderSink, ForwardingTable, Generation, Miss, Peer};
 use postern_model::{
     DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PortSet, PresharedKey, ResourceId, SecretBytes,
 };
@@ -41,15 +41,17 @@ pub(crate) struct Sink {
 }
 
 impl ForwarderSink for Sink {
-    fn send_datagram(&mut self, _to: SocketAddr, datagram: &[u8]) {
+    fn send_datagram(&mut self, _to: Endpoint, datagram: &[u8]) {
         self.datagram = datagram.to_vec();
     }
 
-    fn send_probe(&mut self, _to: SocketAddr, _datagram: &[u8]) {}
+    fn send_probe(&mut self, _to: Endpoint, _datagram: &[u8]) {}
 
     fn send_packet(&mut self, _packet: &[u8]) {}
 
     fn miss(&mut self, _miss: Miss) {}
+
+    fn stun(&mut self, _from: SocketAddr, _datagram: &[u8]) {}
 }
 
 fn ranges() -> NetworkRanges {
@@ -87,7 +89,10 @@ impl Scene {
         let mut table = ForwardingTable::empty(Generation(1), device(clients + 1), ranges());
         for nth in 0..clients {
             let (peer, own) = (key(nth + 1).public(), device(nth));
-            let peer_of = Peer { key: peer, preshared_key: preshared(), candidates: vec![], initiate: false };
+            let (candidates, relays) = (vec![], vec![]);
+            let preshared_key = preshared();
+            let peer_of =
+                Peer { key: peer, preshared_key, candidates, relays, holds: false, carries: true, initiate: false };
             table.peers.insert(peer, Arc::new(peer_of));
             for grant in nth * grants_each..(nth + 1) * grants_each {
                 let carried = Arc::new(CarriedGrant {
@@ -114,11 +119,11 @@ impl Scene {
             tunnel.set_mtu(MTU);
             let (mut out, mut sink) = ([0; MIN_BUFFER], Sink::default());
             let initiation = tunnel.start_handshake(&mut out, now).expect("it is the first").to_vec();
-            gateway.handle_datagram(at, &initiation, &mut sink, now);
+            gateway.handle_datagram(at.into(), &initiation, &mut sink, now);
             let Ok(Opened::Reply { datagram, .. }) = tunnel.handle_datagram(&sink.datagram, &mut out, now) else {
                 panic!("the gateway answers a handshake");
             };
-            gateway.handle_datagram(at, datagram, &mut sink, now);
+            gateway.handle_datagram(at.into(), datagram, &mut sink, now);
             Client { at, own: device(nth), tunnel }
         });
         let clients = clients.collect();

@@ -65,7 +65,10 @@ mod tests {
     fn every_reason_is_there_with_its_count_and_every_line_is_of_the_format() {
         let peer = PeerRow {
             id: PublicKey([7; 32]),
+            path: None,
             endpoint: None,
+            relay: None,
+            round_trip_ms: None,
             handshake_seconds_ago: None,
             sent_bytes: 5,
             received_bytes: 6,

@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 refused or failed, 2 wrong input.
 
+mod checks;
 mod metrics;
 mod render;
 mod spawn;
@@ -20,11 +21,12 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use crate::{
-    daemon,
+    daemon, doctor,
     local::{
         client,
         protocol::{DownReply, ExplainedReply, PingReply, Request, ResourceRow, Status, UpReply, WhoisReply},
     },
+    netcheck::{self, Known},
     os,
     state_dir::{Settings, StateDir},
 };
@@ -75,6 +77,10 @@ enum Words {
         #[arg(short, long, default_value_t = 1)]
         count: u32,
     },
+    /// Look what the network lets through: UDP, NAT, relays, port mapping, proxy.
+    Netcheck,
+    /// Look for what is wrong, and say what to do about it. Exits with 1 if something does not work.
+    Doctor,
     /// Say why a resource can be reached, or not, and what you can do about it.
     Explain {
         /// The resource's name, or one of its DNS names.
@@ -131,11 +137,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Words::Down => print(json, &down(&state_dir, false).await?, render::down),
         Words::Logout => print(json, &down(&state_dir, true).await?, render::logout),
         Words::Status => {
-            let status = match client::connect(&state_dir).await? {
-                Some(daemon) => client::ask(daemon, &Request::Status).await?,
-                None => without_daemon(&state_dir),
-            };
-            print(json, &status, render::status);
+            print(json, &status(&state_dir).await?, render::status);
         }
         Words::Metrics => {
             let status: Status = client::ask(running(&state_dir).await?, &Request::Status).await?;
@@ -158,6 +160,21 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let reply: ExplainedReply = client::ask(running(&state_dir).await?, &request).await?;
             print(json, &reply, render::explain);
         }
+        Words::Netcheck => {
+            let report = match client::connect(&state_dir).await? {
+                Some(daemon) => client::ask(daemon, &Request::Netcheck).await?,
+                None => netcheck::run(Known::of(StateDir::identity_in(&state_dir)?.as_ref())).await,
+            };
+            print(json, &report, checks::netcheck);
+        }
+        Words::Doctor => {
+            let facts = doctor::collect(&state_dir, status(&state_dir).await?).await?;
+            let findings = doctor::findings(&facts);
+            print(json, &findings, |findings| checks::doctor(findings));
+            if doctor::is_ill(&findings) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Words::Whois { address } => {
             let request = Request::Whois { addr: address };
             let reply: WhoisReply = client::ask(running(&state_dir).await?, &request).await?;
@@ -173,6 +190,13 @@ const NOT_ENROLLED: &str = "this device is not enrolled: ask your admin for a jo
 async fn running(state_dir: &Path) -> Result<UnixStream> {
     let daemon = client::connect(state_dir).await?;
     daemon.with_context(|| without_daemon(state_dir).problem.unwrap_or_else(|| NOT_RUNNING.into()))
+}
+
+async fn status(state_dir: &Path) -> Result<Status> {
+    match client::connect(state_dir).await? {
+        Some(daemon) => client::ask(daemon, &Request::Status).await,
+        None => Ok(without_daemon(state_dir)),
+    }
 }
 
 /// How a node is that has no daemon: as its state directory says.
@@ -273,7 +297,8 @@ fn print<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) -> String) 
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("POSTERN_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // When the stream that carries QUIC ends, quinn's endpoint calls that an error; the node says itself what it means.
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,quinn::endpoint=off"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }

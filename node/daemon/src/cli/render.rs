@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use comfy_table::{Table, presets};
 use postern_model::{Filter, Found, Posture, PublicKey};
 
-use crate::local::protocol::{
-    ActivityRow, DownReply, ExplainedReply, PingReply, ResourceRow, Status, UpReply, WhoisReply,
+use crate::{
+    control::Transport,
+    local::protocol::{
+        ActivityRow, DownReply, ExplainedReply, PeerRow, PingReply, ResourceRow, Status, UpReply, WhoisReply,
+    },
 };
 
 pub(super) fn up(reply: &UpReply) -> String {
@@ -80,6 +83,16 @@ pub(super) fn status(status: &Status) -> String {
         (true, true, true) => "up",
     };
     line("State", state.into());
+    match status.transport {
+        Some(Transport::Tcp) => line("Transport", "connected over TCP: this network lets no UDP through".into()),
+        Some(Transport::Proxy) => {
+            line("Transport", "connected through an HTTP proxy: this network lets no UDP through".into());
+        }
+        Some(Transport::Udp) | None => {}
+    }
+    if let Some(relay) = &status.relay {
+        line("Relay", format!("waits for peers at '{relay}'"));
+    }
     if let Some(problem) = &status.problem {
         line("Problem", problem.clone());
     }
@@ -122,17 +135,26 @@ pub(super) fn status(status: &Status) -> String {
         line("Dropped", drops.join(", "));
     }
     for peer in &status.peers {
-        let path = match (peer.endpoint, peer.handshake_seconds_ago) {
-            (Some(endpoint), Some(ago)) => format!("at {endpoint}, handshake {ago} s ago"),
-            (Some(endpoint), None) => format!("perhaps at {endpoint}, no answer yet"),
-            (None, _) => "no path yet: it has not answered".to_owned(),
-        };
+        let path = path(peer);
         let flows = counted(peer.flows, "flow");
         let (sent, received, mtu) = (peer.sent_bytes, peer.received_bytes, peer.mtu);
         let peer = short(&peer.id);
         line("Peer", format!("{peer} {path}, MTU {mtu}, {flows}, {sent} B out, {received} B in"));
     }
     lines.join("\n")
+}
+
+fn path(peer: &PeerRow) -> String {
+    let place = match (&peer.endpoint, &peer.relay) {
+        (Some(endpoint), _) => format!("directly at {endpoint}"),
+        (None, Some(relay)) => format!("through relay '{relay}'"),
+        (None, None) => return "no path yet: it has not answered".to_owned(),
+    };
+    let time = peer.round_trip_ms.map(|time| format!(", {time:.1} ms")).unwrap_or_default();
+    match peer.handshake_seconds_ago {
+        Some(ago) => format!("{place}{time}, handshake {ago} s ago"),
+        None => format!("perhaps {place}, no answer yet"),
+    }
 }
 
 /// What policies may ask of it; what is not known satisfies none of them.
@@ -194,14 +216,14 @@ fn open(filter: &Filter) -> String {
 }
 
 pub(super) fn ping(reply: &PingReply) -> String {
-    let path = match (reply.endpoint, reply.gateway) {
-        (Some(endpoint), Some(gateway)) => format!("through gateway {} at {endpoint}, direct", short(&gateway)),
-        (None, Some(gateway)) => format!(
-            "through gateway {}, which has not answered yet: this machine must be able to send UDP straight to it, so look at \
-             the gateway's firewall, and whether it is behind NAT ('postern status' on the gateway shows its port)",
+    let path = match (reply.gateway, reply.endpoint, &reply.relay) {
+        (None, ..) => "without a grant".to_owned(),
+        (Some(gateway), Some(endpoint), _) => format!("through gateway {} at {endpoint}, direct", short(&gateway)),
+        (Some(gateway), None, Some(relay)) => format!("through gateway {} by relay '{relay}'", short(&gateway)),
+        (Some(gateway), None, None) => format!(
+            "through gateway {}, which has not answered yet; 'postern doctor' here and on the gateway says what is in the way",
             short(&gateway)
         ),
-        (_, None) => "without a grant".to_owned(),
     };
     let mut lines = vec![format!("{} by {}, {path}", reply.name, reply.with)];
     for (number, time) in reply.milliseconds.iter().enumerate() {

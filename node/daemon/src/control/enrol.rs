@@ -9,7 +9,7 @@ use postern_wireguard::PrivateKey;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use zeroize::Zeroizing;
 
-use super::{close_code, connect, stream, tls};
+use super::{close_code, connect::Way, stream, tls};
 use crate::state_dir::{Enrolling, Identity, StateDir};
 
 /// How often the coordinator is asked while it says "come back", and how long after, give or take a half.
@@ -83,8 +83,8 @@ async fn request(token: &JoinToken, enrolling: &Enrolling, posture: Posture) -> 
         .context("the keys of an earlier try to enrol are damaged: run 'postern logout', then try again")?;
     let csr = CertificateParams::default().serialize_request(&device_key)?.der().to_vec();
 
-    let connected = connect(&token.coordinator, token.pin, None).await;
-    let (endpoint, connection) = match connected {
+    let connected = Way::new(token.coordinator.clone(), token.pin, None)?.connect(false).await;
+    let connected = match connected {
         Ok(connected) => connected,
         Err(error) if tls::is_wrong_pin(&error) => bail!(
             "the coordinator at {} is not the one that made this join token: its key does not match the token's pin. \
@@ -93,7 +93,7 @@ async fn request(token: &JoinToken, enrolling: &Enrolling, posture: Posture) -> 
         ),
         Err(error) => return Err(error),
     };
-    let (mut send, receive) = connection.open_bi().await?;
+    let (mut send, receive) = connected.connection.open_bi().await?;
     let request = Opening::Enrol(Enrol {
         token: token.id,
         secret: token.secret.clone(),
@@ -104,8 +104,7 @@ async fn request(token: &JoinToken, enrolling: &Enrolling, posture: Posture) -> 
     stream::send(&mut send, &request, Limit::Anonymous).await?;
     let _ = send.finish();
     let reply = stream::Reader::new(receive).next().await?;
-    connection.close(close::DONE.into(), b"");
-    endpoint.wait_idle().await;
+    connected.say_goodbye().await;
     match reply.context("the coordinator hung up without an answer; try again")? {
         EnrolReply::Enrolled(enrolled) => Ok(Identity {
             device: enrolled.device,

@@ -6,18 +6,18 @@ use quinn::{RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Reads the coordinator's messages from a stream.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     stream: RecvStream,
     decoder: Decoder,
 }
 
 impl Reader {
-    pub(super) fn new(stream: RecvStream) -> Self {
+    pub(crate) fn new(stream: RecvStream) -> Self {
         Self { stream, decoder: Decoder::new(Limit::Coordinator) }
     }
 
     /// The next message; `None` at the stream's end. One of a kind that a newer coordinator sends is skipped.
-    pub(super) async fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>> {
+    pub(crate) async fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>> {
         let mut buffer = [0; 16 << 10];
         loop {
             match self.decoder.poll_message() {
@@ -39,6 +39,6 @@ impl Reader {
 }
 
 /// Writes one message.
-pub(super) async fn send(stream: &mut SendStream, message: &impl Serialize, limit: Limit) -> Result<()> {
+pub(crate) async fn send(stream: &mut SendStream, message: &impl Serialize, limit: Limit) -> Result<()> {
     Ok(stream.write_all(&frame::encode(message, limit)?).await?)
 }

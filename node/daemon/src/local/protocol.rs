@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use postern_model::{DeviceId, Filter, Fqdn, OverlayAddr, Posture, PublicKey, ResourceId, ResourceName, SiteId};
+use postern_model::{
+    DeviceId, Filter, Fqdn, NetworkRanges, OverlayAddr, Posture, PublicKey, ResourceId, ResourceName, SiteId,
+};
 use postern_wire::ExplainReply;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::control::Transport;
 
 /// The longest line that is read, in bytes.
 pub const MAX_LINE: usize = 1 << 20;
@@ -45,6 +49,8 @@ pub enum Request {
         /// Which.
         resource: String,
     },
+    /// What does the network let through?
+    Netcheck,
     /// Who has this overlay address?
     Whois {
         /// Which.
@@ -65,6 +71,9 @@ pub enum Reply<T> {
 /// How the node is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Status {
+    /// The daemon's version, if it runs.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Whether this device has an identity.
     pub enrolled: bool,
     /// Whether the daemon runs.
@@ -73,6 +82,12 @@ pub struct Status {
     pub up: bool,
     /// Whether the coordinator is connected.
     pub connected: bool,
+    /// What carries the connection to the coordinator.
+    #[serde(default)]
+    pub transport: Option<Transport>,
+    /// The relay at which the node waits for peers, by its name.
+    #[serde(default)]
+    pub relay: Option<String>,
     /// What is wrong, if anything is.
     pub problem: Option<String>,
     /// The device's id.
@@ -89,6 +104,9 @@ pub struct Status {
     pub interface: Option<String>,
     /// The device's overlay addresses.
     pub addr: Option<OverlayAddr>,
+    /// Where overlay addresses lie.
+    #[serde(default)]
+    pub ranges: Option<NetworkRanges>,
     /// The zone under which resources answer.
     pub zone: Option<Fqdn>,
     /// The UDP port for WireGuard.
@@ -124,13 +142,32 @@ pub struct ActivityRow {
     pub dropped: u64,
 }
 
+/// By which kind of path a peer is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// Straight to its address.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
 /// A peer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PeerRow {
     /// Its key, which is its id.
     pub id: PublicKey,
-    /// Where it was last heard from.
+    /// By which kind of path it is reached, if by any.
+    #[serde(default)]
+    pub path: Option<PathKind>,
+    /// Its address, on a direct path.
     pub endpoint: Option<SocketAddr>,
+    /// The relay, on a path through one: its name.
+    #[serde(default)]
+    pub relay: Option<String>,
+    /// How long there and back takes on that path, in milliseconds, where this node chooses it and has measured it.
+    #[serde(default)]
+    pub round_trip_ms: Option<f64>,
     /// How long ago the last handshake was, in seconds.
     pub handshake_seconds_ago: Option<u64>,
     /// Bytes sent to it, encrypted.
@@ -191,8 +228,11 @@ pub struct PingReply {
     pub with: String,
     /// The gateway's key.
     pub gateway: Option<PublicKey>,
-    /// The path: where the gateway is reached.
+    /// The path: where the gateway is reached, directly.
     pub endpoint: Option<SocketAddr>,
+    /// The path: through which relay.
+    #[serde(default)]
+    pub relay: Option<String>,
     /// How long each took, in milliseconds; `null` for those without an answer.
     pub milliseconds: Vec<Option<f64>>,
 }

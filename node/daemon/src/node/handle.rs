@@ -21,6 +21,7 @@ use super::{
     Inputs, LogLimits, Node,
     machine::Machine,
     posture::{self, Wanted},
+    reaching,
     tuning::Tuning,
 };
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
         interface::InterfaceName,
         posture::{AT_START, Collector, Extent},
     },
+    reach::{self, Outlet, Reach, ReachConfig, ReachStatus},
     state_dir::{Identity, Settings, StateDir},
     uapi::UapiStatus,
 };
@@ -56,6 +58,7 @@ pub(crate) enum Command {
     GatewayOf(ResourceId, oneshot::Sender<Option<PublicKey>>),
     Whois(IpAddr, oneshot::Sender<Option<WhoisReply>>),
     Uapi(oneshot::Sender<UapiStatus>),
+    Reach(oneshot::Sender<ReachStatus>),
     HasEnded(oneshot::Sender<bool>),
 }
 
@@ -81,17 +84,25 @@ impl NodeHandle {
         let tun = tun.context("the network interface can't be made")?;
         let private = PrivateKey::from_bytes(&identity.wireguard_key);
         let (lane_events, from_lane) = mpsc::unbounded_channel();
+        let (outlet, (ear, heard)) = (Outlet::default(), reach::ear());
         let misses = Arc::new(AtomicUsize::new(0));
         let (counted, limit) = (Arc::clone(&misses), MISSES);
-        let lane = postern_dataplane::spawn(LaneConfig { tun, sockets, private: private.clone() }, move |event| {
-            // Tables in force must be heard of; packets without a grant may be lost, and come again.
-            let is_miss = matches!(event, LaneEvent::Miss(_));
-            if !is_miss || counted.fetch_add(1, Ordering::Relaxed) < limit {
-                let _ = lane_events.send(event);
-            } else {
-                counted.fetch_sub(1, Ordering::Relaxed);
-            }
-        })?;
+        let lane = postern_dataplane::spawn(
+            LaneConfig { tun, sockets, private: private.clone(), relay: Arc::new(outlet.clone()) },
+            move |event| {
+                let event = match event {
+                    LaneEvent::Stun(from, datagram) => return ear.hear(from, datagram, clock::now()),
+                    event => event,
+                };
+                // Tables in force must be heard of; packets without a grant may be lost, and come again.
+                let is_miss = matches!(event, LaneEvent::Miss(_));
+                if !is_miss || counted.fetch_add(1, Ordering::Relaxed) < limit {
+                    let _ = lane_events.send(event);
+                } else {
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                }
+            },
+        )?;
         let lane = Arc::new(lane);
         let (commands, from_handle) = mpsc::channel(64);
         let (session_events, from_session) = mpsc::channel(256);
@@ -102,7 +113,15 @@ impl NodeHandle {
             Hello { instance, wireguard_port, candidates: Vec::new(), relay: None, posture: Posture::default() };
         let (hello, latest_hello) = watch::channel(hello);
         let (wanted, latest_wanted) = watch::channel(Wanted::default());
+        let coordinator = identity.coordinator.clone();
         let (identity, latest_identity) = watch::channel(Arc::new(identity));
+        let (reach_events, from_reach) = mpsc::channel(64);
+        let lanes: Arc<dyn reach::Lanes> = Arc::new(reaching::OfNode(Arc::clone(&lane)));
+        let reach = Reach::start(
+            ReachConfig { identity: latest_identity.clone(), coordinator, wireguard_port, lanes, outlet },
+            heard,
+            reach_events,
+        );
         let node = Node {
             state,
             identity,
@@ -110,6 +129,9 @@ impl NodeHandle {
             engine: Engine::new(),
             lane,
             machine: Machine::new(claim, private.public(), resolver_news),
+            reach: Some(reach),
+            learned: Vec::new(),
+            network: None,
             table: None,
             session: None,
             keeper: None,
@@ -133,12 +155,16 @@ impl NodeHandle {
         tokio::spawn(async move {
             let mut node = node;
             // The first hello already says where the node may be reached, and what of the machine can be known soon.
-            node.tell_candidates().await;
+            node.look_at_network().await;
             let mut collector = Collector::new("/");
             node.tell_posture(collector.collect(Extent::All, AT_START).await);
             node.keeper = Some(SessionKeeper::start(latest_identity, latest_hello, session_events));
             let addresses = os::candidates::watch().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "changes of this machine's addresses will not be noticed");
+                mpsc::channel(1).1
+            });
+            let woke = os::wake::watch().unwrap_or_else(|error| {
+                tracing::warn!(%error, "it will not be noticed when this machine has slept");
                 mpsc::channel(1).1
             });
             node.run(Inputs {
@@ -148,6 +174,8 @@ impl NodeHandle {
                 done: from_work,
                 dns: from_dns,
                 addresses,
+                woke,
+                reach: from_reach,
                 resolver,
                 posture: posture::follow(collector, latest_wanted),
             })
@@ -204,6 +232,14 @@ impl NodeHandle {
     /// When the node is going down.
     pub async fn status(&self) -> Result<Status> {
         self.ask(Command::Status).await
+    }
+
+    /// How it is reached.
+    ///
+    /// # Errors
+    /// When the node is going down.
+    pub async fn reach(&self) -> Result<ReachStatus> {
+        self.ask(Command::Reach).await
     }
 
     /// What it may reach.

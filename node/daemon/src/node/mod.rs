@@ -11,11 +11,13 @@
 //! - `handle`: how the daemon speaks to it
 //! - `machine`: what the node changes on the machine, and takes back
 //! - `posture`: what the device says of itself
+//! - `reaching`: how it is reached, told to all whom it concerns
 //! - `status`: what it can tell
 
 mod handle;
 mod machine;
 mod posture;
+mod reaching;
 mod status;
 mod tuning;
 
@@ -33,7 +35,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use postern_dataplane::{LaneEvent, LaneHandle, LaneStatus, clock};
 use postern_engine::{DnsVerdict, Engine, EngineEvent, ForwardingTable};
-use postern_model::{DeviceId, Fqdn, Moment, Posture, ResourceId};
+use postern_model::{Candidate, DeviceId, Fqdn, Moment, Posture, ResourceId};
 use postern_wire::{AccessReply, CoordinatorMessage, Hello, NodeMessage, Welcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,7 +44,7 @@ use crate::{
     activity::{self, Recorder},
     control::session::{Session, SessionEvent, SessionKeeper},
     log_limit::LogLimit,
-    os,
+    reach::{Reach, ReachEvent},
     state_dir::{Identity, StateDir},
 };
 
@@ -69,6 +71,8 @@ struct Inputs {
     done: mpsc::Receiver<Done>,
     dns: mpsc::Receiver<DnsQuery>,
     addresses: mpsc::Receiver<()>,
+    woke: mpsc::Receiver<()>,
+    reach: mpsc::Receiver<ReachEvent>,
     resolver: mpsc::Receiver<()>,
     posture: mpsc::Receiver<Posture>,
 }
@@ -89,6 +93,12 @@ struct Node {
     engine: Engine,
     lane: Arc<LaneHandle>,
     machine: Machine,
+    /// Until the end.
+    reach: Option<Reach>,
+    /// Where peers may reach this node beside the machine's own addresses.
+    learned: Vec<Candidate>,
+    /// What the machine's network was when it was last looked at.
+    network: Option<reaching::Network>,
     /// The table last published, for `wg show`.
     table: Option<Arc<ForwardingTable>>,
     session: Option<Session>,
@@ -140,8 +150,18 @@ impl Node {
                 }
                 Some(()) = inputs.addresses.recv() => {
                     self.machine.follow_links();
-                    self.tell_candidates().await;
+                    // Also of a network that went and came back before anyone could look.
+                    if let Some(keeper) = &self.keeper {
+                        keeper.handle_network_changed();
+                    }
+                    self.look_at_network().await;
                 }
+                Some(()) = inputs.woke.recv() => {
+                    tracing::info!("this machine has slept");
+                    self.look_at_network().await;
+                    self.tell_network_changed();
+                }
+                Some(event) = inputs.reach.recv() => self.reach_event(event),
                 Some(posture) = inputs.posture.recv() => self.tell_posture(posture),
                 Some(()) = inputs.resolver.recv() => self.machine.follow_resolver(clock::now()),
                 () = tokio::time::sleep(wait) => {}
@@ -149,6 +169,12 @@ impl Node {
             self.timers();
         };
         self.lane.announce_stop();
+        let reach = self.reach.take();
+        let leaving = tokio::spawn(async move {
+            if let Some(reach) = reach {
+                reach.stop().await;
+            }
+        });
         // Nothing passes any more, before anything else is taken down.
         self.engine.handle_evicted();
         self.pump();
@@ -157,6 +183,7 @@ impl Node {
             let _ = tokio::task::spawn_blocking(move || recorder.finish()).await;
         }
         self.machine.undo(&self.lane).await;
+        let _ = leaving.await;
         // With it goes the claim to this machine: whoever asked may start a node at once.
         drop(self);
         if let Some(stopped) = stopped {
@@ -178,6 +205,7 @@ impl Node {
 
     fn timers(&mut self) {
         let now = clock::now();
+        self.tell_whether_warm(now);
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
         }
@@ -204,6 +232,11 @@ impl Node {
                 EngineEvent::Refuse(packets, reason) => self.lane.refuse(packets, reason),
                 EngineEvent::Resolve(host) => self.resolve(host),
                 EngineEvent::QueryUsage => self.query_usage(),
+                EngineEvent::RelayPeers(peers) => {
+                    if let Some(reach) = &self.reach {
+                        reach.set_peers(peers);
+                    }
+                }
                 EngineEvent::Denied(resource, reason) => {
                     if let Some(unsaid) = self.log.denied.admit(clock::now()) {
                         tracing::info!(%resource, %reason, unsaid, "no access");
@@ -321,6 +354,8 @@ impl Node {
                 self.engine.handle_miss(miss, clock::now());
             }
             LaneEvent::Applied { generation, cut } => self.engine.handle_applied(generation, &cut),
+            // The lane's events are sorted before they come here.
+            LaneEvent::Stun(..) => {}
             LaneEvent::FlowNews => {
                 if let Some(recorder) = &self.recorder {
                     recorder.handle_news();
@@ -342,12 +377,13 @@ impl Node {
     async fn session_event(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Connected(session, told) => {
-                self.session = Some(session);
-                // They may have changed since, while there was nobody to tell.
-                let candidates = self.hello.borrow().candidates.clone();
-                if candidates != told.candidates {
-                    self.send(NodeMessage::Candidates { candidates });
+                if self.session.is_some() {
+                    // A better connection took its place.
+                    self.end_session();
+                    self.engine.handle_disconnected();
                 }
+                self.session = Some(session);
+                self.tell_reach_anew(&told);
                 self.tell_posture_anew(&told.posture);
             }
             SessionEvent::Message(message) => self.message(message).await,
@@ -386,6 +422,7 @@ impl Node {
                     self.record_activity(welcome.device);
                 }
                 self.want_checks(&welcome.checks);
+                self.set_relays(&welcome.relays, welcome.relay_pass);
                 self.welcome = Some(Welcome {
                     catalogue: Vec::new(),
                     granted: Vec::new(),
@@ -406,6 +443,7 @@ impl Node {
                 }
             }
             CoordinatorMessage::Checks { checks } => self.want_checks(checks),
+            CoordinatorMessage::Relays { relays, relay_pass } => self.set_relays(relays, *relay_pass),
             CoordinatorMessage::Evicted { .. } => self.is_evicted = true,
             _ => {}
         }
@@ -444,6 +482,9 @@ impl Node {
 
     fn end_session(&mut self) {
         self.session = None;
+        if let Some(reach) = &self.reach {
+            reach.set_connected(false);
+        }
         if let Some(recorder) = &self.recorder {
             recorder.set_session(None);
         }
@@ -466,19 +507,6 @@ impl Node {
         self.state.set_identity(&renewed)?;
         self.identity.send_replace(Arc::new(renewed));
         Ok(())
-    }
-
-    /// The machine's addresses may have changed.
-    async fn tell_candidates(&mut self) {
-        let hello = self.hello.borrow().clone();
-        match os::candidates::candidates(hello.wireguard_port, self.machine.interface()).await {
-            Ok(candidates) if candidates != hello.candidates => {
-                self.hello.send_modify(|hello| hello.candidates.clone_from(&candidates));
-                self.send(NodeMessage::Candidates { candidates });
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "this machine's addresses can't be listed"),
-        }
     }
 }
 

@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use postern_dataplane::{LaneStatus, clock};
-use postern_model::{Moment, PublicKey};
+use postern_engine::Endpoint;
+use postern_model::{Moment, PublicKey, RelayId};
 
 use super::{Node, handle::Command, lane_status};
 use crate::{
-    local::protocol::{ActivityRow, PeerRow, ResourceRow, Status, WhoisReply},
+    control::session::Session,
+    local::protocol::{ActivityRow, PathKind, PeerRow, ResourceRow, Status, WhoisReply},
+    reach::Reach,
     uapi::{UapiPeer, UapiStatus},
 };
 
@@ -32,6 +35,15 @@ impl Node {
                     }
                     let _ = answer.send(status);
                 });
+            }
+            Command::Reach(answer) => {
+                if let Some(status) = self.reach.as_ref().map(Reach::status) {
+                    tokio::spawn(async move {
+                        if let Ok(status) = status.await {
+                            let _ = answer.send(status);
+                        }
+                    });
+                }
             }
             Command::Resources(answer) => drop(answer.send(self.resources())),
             Command::Explain(resource, answer) => {
@@ -81,9 +93,13 @@ impl Node {
         let lane = self.ask_lane().await;
         let identity = Arc::clone(&self.identity.borrow());
         let now = clock::now();
+        let kind = |endpoint: Endpoint| if endpoint.is_relayed() { PathKind::Relayed } else { PathKind::Direct };
         let peers = lane.peers.iter().map(|peer| PeerRow {
             id: peer.key,
-            endpoint: peer.endpoint,
+            path: peer.endpoint.map(kind),
+            endpoint: peer.endpoint.and_then(Endpoint::direct),
+            relay: peer.endpoint.and_then(Endpoint::relay).map(|relay| self.relay_name(relay)),
+            round_trip_ms: peer.round_trip.map(|time| time.as_secs_f64() * 1000.0),
             handshake_seconds_ago: peer.stats.last_handshake.map(|at| now.since(at).as_secs()),
             sent_bytes: peer.stats.sent_bytes,
             received_bytes: peer.stats.received_bytes,
@@ -92,10 +108,13 @@ impl Node {
         });
         let drops = lane.counters.drops().map(|(reason, count)| (reason.label().to_owned(), count));
         Status {
+            version: Some(env!("CARGO_PKG_VERSION").into()),
             enrolled: true,
             running: true,
             up: true,
             connected: self.session.is_some() && !self.is_evicted,
+            transport: self.session.as_ref().map(Session::transport),
+            relay: self.hello.borrow().relay.map(|relay| self.relay_name(relay)),
             problem: self.problem.clone(),
             id: Some(identity.device),
             name: Some(identity.name.clone()),
@@ -104,6 +123,7 @@ impl Node {
             coordinator: Some(identity.coordinator.to_string()),
             interface: Some(self.machine.interface().to_owned()),
             addr: self.welcome.as_ref().map(|welcome| welcome.addr),
+            ranges: self.welcome.as_ref().map(|welcome| welcome.ranges),
             zone: self.welcome.as_ref().map(|welcome| welcome.zone.clone()),
             wireguard_port: Some(self.hello.borrow().wireguard_port),
             wireguard_key: Some(self.machine.key()),
@@ -121,11 +141,17 @@ impl Node {
         }
     }
 
+    fn relay_name(&self, relay: RelayId) -> String {
+        let relays = self.welcome.as_ref().map(|welcome| &welcome.relays[..]).unwrap_or_default();
+        let entry = relays.iter().find(|entry| entry.id == relay);
+        entry.map_or_else(|| relay.to_string(), |entry| entry.name.clone())
+    }
+
     async fn uapi(&self) -> UapiStatus {
         let lane = self.ask_lane().await;
         let peers = lane.peers.iter().map(|peer| UapiPeer {
             key: peer.key,
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoint.and_then(Endpoint::direct),
             allowed_ips: self.addresses_behind(&peer.key),
             last_handshake: peer.stats.last_handshake.map(wall_clock),
             tx_bytes: peer.stats.sent_bytes,

@@ -14,15 +14,19 @@ use postern_model::{
 };
 use rtnetlink::{
     Handle, MulticastGroup,
+    packet_core::NetlinkPayload,
     packet_route::{
+        RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressScope},
         link::{LinkAttribute, LinkFlags},
     },
 };
 use tokio::sync::mpsc;
 
-/// Changes come in bursts; the node looks once they have settled.
+/// Changes come in bursts; the node looks at the first one, and again once they have settled.
 const SETTLE: Duration = Duration::from_millis(250);
+/// A burst that does not settle is looked at this often.
+const RESTLESS: u32 = 8;
 /// How interfaces of nodes begin.
 const OURS: &str = "postern";
 
@@ -85,23 +89,51 @@ async fn addresses(handle: &Handle, own_interface: &str) -> Result<Vec<IpAddr>> 
     Ok(found)
 }
 
-/// Tells, a moment after, that addresses have changed.
+/// Tells that links, addresses or default routes have changed: at once, and again when the changes that follow have settled.
 ///
 /// # Errors
 /// When the kernel can't be asked to tell.
 pub fn watch() -> Result<mpsc::Receiver<()>> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
     let task = tokio::spawn(connection);
+    let mut messages = messages.filter(|(message, _)| std::future::ready(matters(&message.payload)));
     let (changed, news) = mpsc::channel(1);
     tokio::spawn(async move {
-        while messages.next().await.is_some() {
-            while let Ok(Some(_)) = tokio::time::timeout(SETTLE, messages.next()).await {}
+        'watching: while messages.next().await.is_some() {
             if changed.send(()).await.is_err() {
+                break;
+            }
+            let mut is_more = false;
+            for _ in 0..RESTLESS {
+                match tokio::time::timeout(SETTLE, messages.next()).await {
+                    Ok(Some(_)) => is_more = true,
+                    Ok(None) => break 'watching,
+                    Err(_) => break,
+                }
+            }
+            if is_more && changed.send(()).await.is_err() {
                 break;
             }
         }
         task.abort();
     });
     Ok(news)
+}
+
+/// Of routes, only default ones say that the network is another one.
+fn matters(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    match message {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            route.header.destination_prefix_length == 0
+        }
+        NetlinkPayload::InnerMessage(_) => true,
+        _ => false,
+    }
 }

@@ -30,6 +30,18 @@ pub(super) enum Entry {
     Resolved { interface: String },
 }
 
+impl Entry {
+    /// What was changed, for people.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Firewall { interface } => format!("the firewall's table {interface}"),
+            Self::Sysctl { path, .. } => format!("the kernel's setting {path}"),
+            Self::ResolvConf(_) => "/etc/resolv.conf".into(),
+            Self::Resolved { interface } => format!("the resolver's settings of {interface}"),
+        }
+    }
+}
+
 /// What `/etc/resolv.conf` was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SavedResolvConf {

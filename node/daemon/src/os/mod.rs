@@ -5,12 +5,16 @@
 //! - `sysctl`: forwarding
 //! - `resolver`: the machine's resolver, systemd-resolved or `/etc/resolv.conf`
 //! - `journal`: what was there before, for `postern down`, and for the next start after a crash
-//! - [`candidates`]: this machine's addresses; [`posture`]: what the device says of itself
+//! - [`candidates`]: this machine's addresses, and news of the network; [`routes`]; [`nat64`]; [`wake`]: news of having slept
+//! - [`posture`]: what the device says of itself
 //! - `program`: how other programs are run
 
 pub mod candidates;
 pub mod interface;
+pub mod nat64;
 pub mod posture;
+pub mod routes;
+pub mod wake;
 
 mod firewall;
 mod inner;
@@ -37,7 +41,7 @@ use self::{
     resolver::Resolver,
 };
 
-pub use firewall::News;
+pub use firewall::{News, closed_to};
 pub use resolver::names::Names;
 
 /// How the machine is to be set up.
@@ -174,6 +178,12 @@ async fn set_up(journal: &mut Journal, config: &NetworkConfig) -> Result<(firewa
     }
     let resolver = Resolver::apply(journal, config).await.context("the resolver can't be set up")?;
     Ok((firewall, resolver))
+}
+
+/// What a daemon that does not run any more has changed and not set back; empty when nothing is seen.
+pub fn left_over(state_dir: &Path) -> Vec<String> {
+    let journal = Journal::load(state_dir).map(|mut journal| journal.take_reversed().collect::<Vec<_>>());
+    journal.unwrap_or_default().iter().map(Entry::name).collect()
 }
 
 /// Undoes what a crashed run left behind, and what this run changed.

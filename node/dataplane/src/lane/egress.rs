@@ -3,7 +3,7 @@
 use std::{io, ops::Range};
 
 use arrayvec::ArrayVec;
-use postern_engine::Departure;
+use postern_engine::{Departure, Endpoint};
 use postern_packet::{HEADROOM, Offload, PacketBuf};
 
 use super::{exit::Exit, shared::Shared};
@@ -45,7 +45,7 @@ impl Egress {
             return Ok(());
         }
         let now = clock::now();
-        let mut departures: ArrayVec<(Departure<'_>, Destination), PACKETS> = ArrayVec::new();
+        let mut departures: ArrayVec<(Departure<'_>, Option<Destination>), PACKETS> = ArrayVec::new();
         {
             let mut core = shared.core();
             let (forwarder, mut sink) = core.parts(exit);
@@ -57,13 +57,19 @@ impl Egress {
                 (buffer, taken) = (rest, place.end);
                 let Some(packet) = PacketBuf::new(slot, HEADROOM) else { continue };
                 if let Some(departure) = forwarder.depart(packet, offload, &mut sink, now) {
-                    let destination = sink.sources.destination(departure.to, departure.ecn);
+                    let direct = departure.to.direct();
+                    let destination = direct.map(|to| sink.sources.destination(to, departure.ecn));
                     departures.push((departure, destination));
                 }
             }
         }
         for (mut departure, destination) in departures {
-            exit.batch.seal(destination, &mut departure.packets, &mut departure.sealer);
+            let (packets, sealer) = (&mut departure.packets, &mut departure.sealer);
+            match (departure.to, destination) {
+                (Endpoint::Relayed { relay, peer }, _) => exit.seal_relayed((relay, &peer), packets, sealer),
+                (Endpoint::Direct(_), Some(destination)) => exit.batch.seal(destination, packets, sealer),
+                (Endpoint::Direct(_), None) => {}
+            }
         }
         exit.batch.flush();
         Ok(())

@@ -1,11 +1,18 @@
-//! Where a lane's output goes: packets to TUN, at once; datagrams into a batch.
+//! Where a lane's output goes: packets to TUN and datagrams to relays, at once; other datagrams into a batch.
 
-use std::io::{self, IoSlice};
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
 
 use arrayvec::ArrayVec;
 use postern_engine::DropReason;
+use postern_model::{PublicKey, RelayId};
+use postern_packet::Split;
+use postern_wireguard::Sealer;
 
 use crate::{
+    RelayOut,
     tun::{Queue, is_gone, vnet},
     udp::{Pair, Unsent, batch::Batch},
 };
@@ -18,16 +25,37 @@ pub(crate) struct Exit {
     /// What is written here comes back, if it is answered, through this queue.
     queue: Queue,
     pub(crate) batch: Batch,
+    relay: Arc<dyn RelayOut>,
     /// Packets lost because TUN was full, or did not take them; to be counted.
     full: usize,
     refused: usize,
+    /// Datagrams that a relay did not take.
+    relay_full: usize,
     /// Why TUN can't be written to any more.
     failed: Option<io::Error>,
 }
 
 impl Exit {
-    pub(crate) fn new(queue: Queue, sockets: Pair) -> Self {
-        Self { queue, batch: Batch::new(sockets), full: 0, refused: 0, failed: None }
+    pub(crate) fn new(queue: Queue, sockets: Pair, relay: Arc<dyn RelayOut>) -> Self {
+        Self { queue, batch: Batch::new(sockets), relay, full: 0, refused: 0, relay_full: 0, failed: None }
+    }
+
+    /// Sends a datagram through a relay.
+    pub(crate) fn relay(&mut self, relay: RelayId, peer: &PublicKey, datagram: &[u8], may_split: bool) {
+        self.relay_full += usize::from(!self.relay.send(relay, peer, datagram, may_split));
+    }
+
+    /// Cuts and seals packets, and sends each through a relay.
+    pub(crate) fn seal_relayed(
+        &mut self,
+        (relay, peer): (RelayId, &PublicKey),
+        packets: &mut Split<'_>,
+        sealer: &mut Sealer,
+    ) {
+        let Self { batch, relay: out, relay_full, .. } = self;
+        batch.seal_each(packets, sealer, |datagram| {
+            *relay_full += usize::from(!out.send(relay, peer, datagram, true));
+        });
     }
 
     /// Writes a packet that needs nothing done to it.
@@ -65,11 +93,12 @@ impl Exit {
     }
 
     /// How many packets and datagrams were lost since the last time, by why.
-    pub(crate) fn take_lost(&mut self) -> [(DropReason, usize); 4] {
+    pub(crate) fn take_lost(&mut self) -> [(DropReason, usize); 5] {
         let Unsent { full, unreachable } = self.batch.take_unsent();
         [
             (DropReason::TunFull, std::mem::take(&mut self.full)),
             (DropReason::TunRefused, std::mem::take(&mut self.refused)),
+            (DropReason::RelayFull, std::mem::take(&mut self.relay_full)),
             (DropReason::SocketFull, full),
             (DropReason::Unreachable, unreachable),
         ]

@@ -18,6 +18,8 @@ use crate::{
 /// Packets on their way in. All vectors keep their room from batch to batch.
 pub(crate) struct Ingress {
     inbox: Inbox,
+    /// From relays.
+    relayed: Vec<Message>,
     arrivals: Vec<Arrival>,
     sealed: Vec<Sealed>,
     inner: Vec<Inner>,
@@ -55,6 +57,7 @@ impl Ingress {
         coalescer.set_joins(offloads.tcp, offloads.udp);
         Self {
             inbox: Inbox::new(),
+            relayed: Vec::new(),
             arrivals: Vec::new(),
             sealed: Vec::new(),
             inner: Vec::new(),
@@ -78,14 +81,33 @@ impl Ingress {
             }
         }
         let messages = self.inbox.messages();
-        self.admit(&messages, shared, exit);
+        self.take_in(&messages, shared, exit);
+    }
+
+    /// Takes one batch of what came from relays, and passes on what was inside; whether there is more.
+    pub(crate) fn relayed(&mut self, shared: &Shared, exit: &mut Exit) -> bool {
+        let mut messages = std::mem::take(&mut self.relayed);
+        let mut has_more = false;
+        self.inbox.fill(&mut messages, |take| has_more = shared.relayed.take(take));
+        if !messages.is_empty() {
+            self.take_in(&messages, shared, exit);
+        }
+        self.relayed = messages;
+        has_more
+    }
+
+    /// Passes on what is inside of datagrams that lie in the inbox.
+    fn take_in(&mut self, messages: &[Message], shared: &Shared, exit: &mut Exit) {
+        self.admit(messages, shared, exit);
         let buffer = self.inbox.buffer();
         for Sealed { place, arrival, opened, .. } in &mut self.sealed {
             *opened = self.arrivals[*arrival].opener.open(&mut buffer[place.clone()]);
         }
-        self.accept(&messages, shared, exit);
+        self.accept(messages, shared, exit);
         self.join();
         self.pass(shared, exit);
+        // They hold keys, which are to go when their sessions do.
+        self.arrivals.clear();
         exit.batch.flush();
     }
 
@@ -99,7 +121,7 @@ impl Ingress {
         let mut core = shared.core();
         let (forwarder, mut sink) = core.parts(exit);
         for (nth, message) in messages.iter().enumerate() {
-            sink.sources.set_asked(message.to.map(|to| (message.from, to)));
+            sink.sources.set_asked(message.from.direct().zip(message.to));
             for place in message.datagrams() {
                 let datagram = &buffer[place.clone()];
                 let is_known = |arrival: &&Arrival| Some(arrival.opener.index()) == receiver_index(datagram);
@@ -134,18 +156,20 @@ impl Ingress {
                 }
             };
             let (arrival, message) = (&arrivals[arrival], &messages[message]);
-            let opened = Opened { from: message.from, bytes: place.len(), plain };
+            let opened = Opened::new(message.from, &buffer[place.clone()], plain);
             let accepted = forwarder.accept(arrival, &opened, &mut sink, now);
             let is_news = accepted != Accepted::No && last_heard != Some(message.from);
-            if let Some(to) = message.to.filter(|_| is_news) {
-                sink.sources.note(message.from, to);
+            if let Some((from, to)) = message.from.direct().zip(message.to).filter(|_| is_news) {
+                sink.sources.note(from, to);
                 last_heard = Some(message.from);
             }
             if accepted == Accepted::Packet {
                 let start = place.start + HEADER;
                 let place = start..start + plain.len;
                 let packet = &mut buffer[place];
-                if let Some(parsed) = forwarder.unwrap_packet(&arrival.peer, packet, message.ecn, &mut sink, now) {
+                let peer = &arrival.peer;
+                let parsed = forwarder.unwrap_packet(peer, message.from, packet, message.ecn, &mut sink, now);
+                if let Some(parsed) = parsed {
                     inner.push(Inner { place: start..start + parsed.len, parsed, peer: arrival.peer });
                 }
             }

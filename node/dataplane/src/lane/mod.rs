@@ -5,7 +5,7 @@
 //! - [`egress`], [`ingress`]: a batch on its way out, and in; [`exit`]: where the output goes
 //! - [`poll`]: what it waits for; [`losses`]: what the kernel lost meanwhile
 //!
-//! The first lane takes the commands too. It looks for them before each batch: a revocation never waits behind a flood.
+//! The first lane takes the commands too, and what comes from relays. It looks for them before each batch: a revocation never waits behind a flood.
 
 pub(crate) mod egress;
 pub(crate) mod exit;
@@ -16,6 +16,7 @@ pub(crate) mod shared;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc, MutexGuard,
         mpsc::{Receiver, SyncSender, TryRecvError},
@@ -23,6 +24,8 @@ use std::{
 };
 
 use postern_engine::{DropReason, ForwardingTable};
+use postern_model::{PublicKey, RelayId};
+use postern_packet::Ecn;
 
 use self::{
     egress::Egress,
@@ -41,6 +44,9 @@ pub(crate) enum Command {
     Refuse(Vec<Vec<u8>>, DropReason),
     Status(SyncSender<LaneStatus>),
     FlowNews(SyncSender<FlowReport>),
+    RelayPresence(RelayId, PublicKey, bool),
+    SendDatagrams(Vec<(SocketAddr, Vec<u8>)>),
+    NetworkChanged,
     AnnounceStop,
     Stop,
 }
@@ -109,6 +115,10 @@ impl Lane {
                 }
             }
         }
+        if ready.woken && self.number == 0 && self.ingress.relayed(&shared, &mut self.exit) {
+            // The others have their turn first.
+            shared.wake();
+        }
         if ready.tun {
             self.egress.turn(&shared, &mut self.exit)?;
         }
@@ -135,6 +145,7 @@ impl Lane {
         for (reason, count) in self.exit.take_lost() {
             core.forwarder.counters_mut().add(reason, count as u64);
         }
+        core.forwarder.counters_mut().add(DropReason::RelayFull, shared.relayed.take_lost() as u64);
         if let Some(place) = self.exit.batch.take_gone() {
             core.sources.forget(place);
         }
@@ -216,6 +227,31 @@ impl Lane {
                 core.has_told_news = has_more;
                 let _ = answer.try_send(FlowReport { news, has_more, lost });
             }
+            Command::RelayPresence(relay, peer, is_there) => {
+                let (forwarder, mut sink) = core.parts(&mut self.exit);
+                forwarder.handle_relay_presence(relay, &peer, is_there, &mut sink, now);
+                drop(core);
+                self.exit.batch.flush();
+            }
+            Command::SendDatagrams(datagrams) => {
+                let sources = &core.sources;
+                let datagrams: Vec<_> = datagrams
+                    .into_iter()
+                    .map(|(to, datagram)| (sources.destination(to, Ecn::NotCapable), datagram))
+                    .collect();
+                drop(core);
+                for (destination, datagram) in datagrams {
+                    self.exit.batch.push(destination, &datagram);
+                }
+                self.exit.batch.flush();
+            }
+            Command::NetworkChanged => {
+                core.sources.forget_all();
+                let (forwarder, mut sink) = core.parts(&mut self.exit);
+                forwarder.handle_network_changed(&mut sink, now);
+                drop(core);
+                self.exit.batch.flush();
+            }
             // Done when it came.
             Command::AnnounceStop => {}
             Command::Stop => return true,
@@ -273,6 +309,9 @@ mod tests {
             Command::Refuse(..) => "refuse".to_owned(),
             Command::Status(_) => "status".to_owned(),
             Command::FlowNews(_) => "news".to_owned(),
+            Command::RelayPresence(..) => "presence".to_owned(),
+            Command::SendDatagrams(_) => "datagrams".to_owned(),
+            Command::NetworkChanged => "network".to_owned(),
             Command::AnnounceStop => "announce".to_owned(),
             Command::Stop => "stop".to_owned(),
         };

@@ -5,6 +5,7 @@
 //! without it.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
@@ -12,19 +13,19 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
+    time::Duration,
 };
 
-use postern_engine::{Forwarder, ForwarderSink, Miss};
+use postern_engine::{Endpoint, Forwarder, ForwarderSink, Miss};
 use postern_model::Moment;
 use postern_packet::Ecn;
-use rustc_hash::FxHashMap;
 use rustix::{
     event::{EventfdFlags, eventfd},
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 
 use super::exit::Exit;
-use crate::{LaneEvent, udp::batch::Destination};
+use crate::{LaneEvent, clock, relay::Relayed, udp::batch::Destination};
 
 /// For how many places it is remembered where they wrote to. Beyond that the kernel's choice must do for a while.
 const MAX_SOURCES: usize = 16_384;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) forwarder: Forwarder,
     pub(crate) events: Events,
     pub(crate) sources: Sources,
+    stuns: Stuns,
     /// When the timer fires. Not later than anybody asked for.
     armed: Option<Moment>,
     /// Whether it was told that there is news of flows.
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     /// Fires when the forwarder's next timer is due, through suspend too, as leases do.
     timer: OwnedFd,
     wakers: Vec<Waker>,
+    /// What came from relays.
+    pub(crate) relayed: Relayed,
     /// For each lane, odd while it may act on what it was told before.
     turns: Vec<AtomicU64>,
     is_over: AtomicBool,
@@ -83,9 +87,11 @@ impl Shared {
     pub(crate) fn new(forwarder: Forwarder, events: Events, lanes: usize) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let wakers = (0..lanes).map(|_| Waker::new()).collect::<io::Result<_>>()?;
-        let core = Core { forwarder, events, sources: Sources::default(), armed: None, has_told_news: false };
+        let (sources, stuns) = (Sources::default(), Stuns::default());
+        let core = Core { forwarder, events, sources, stuns, armed: None, has_told_news: false };
         let turns = (0..lanes).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { core: Mutex::new(core), timer, wakers, turns, is_over: AtomicBool::new(false) })
+        let relayed = Relayed::default();
+        Ok(Self { core: Mutex::new(core), timer, wakers, relayed, turns, is_over: AtomicBool::new(false) })
     }
 
     /// The forwarder, for this lane alone.
@@ -185,8 +191,8 @@ impl Shared {
 impl Core {
     /// The forwarder, and where its output goes.
     pub(crate) fn parts<'a>(&'a mut self, exit: &'a mut Exit) -> (&'a mut Forwarder, Sink<'a>) {
-        let Self { forwarder, events, sources, .. } = self;
-        (forwarder, Sink { exit, events, sources })
+        let Self { forwarder, events, sources, stuns, .. } = self;
+        (forwarder, Sink { exit, events, sources, stuns })
     }
 }
 
@@ -194,8 +200,8 @@ impl Core {
 /// know the answer for one.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    /// Of places that authentic datagrams came from.
-    known: FxHashMap<SocketAddr, IpAddr>,
+    /// Of places that authentic datagrams came from. Peers choose those, so what hashes alike depends on a secret.
+    known: HashMap<SocketAddr, IpAddr>,
     /// Of the datagram that is looked at, which anyone may have sent: only answers to it go by that.
     asked: Option<(SocketAddr, IpAddr)>,
 }
@@ -220,6 +226,11 @@ impl Sources {
         self.known.remove(&place);
     }
 
+    /// This machine's addresses are others: what wrote to those before can't be answered from them.
+    pub(crate) fn forget_all(&mut self) {
+        self.known.clear();
+    }
+
     pub(crate) fn destination(&self, to: SocketAddr, ecn: Ecn) -> Destination {
         let asked = self.asked.filter(|(place, _)| *place == to).map(|(_, own)| own);
         Destination { to, from: asked.or_else(|| self.known.get(&to).copied()), ecn }
@@ -231,15 +242,42 @@ pub(crate) struct Sink<'a> {
     exit: &'a mut Exit,
     events: &'a mut Events,
     pub(crate) sources: &'a mut Sources,
+    stuns: &'a mut Stuns,
+}
+
+/// How many STUN messages were told of in this second: anyone may send what looks like one.
+#[derive(Debug, Default)]
+struct Stuns {
+    since: Moment,
+    count: u32,
+}
+
+impl Stuns {
+    /// So many in a second: a few relays, each asked a few times.
+    const MOST: u32 = 64;
+
+    fn may_tell(&mut self, now: Moment) -> bool {
+        if now.since(self.since) >= Duration::from_secs(1) {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= Self::MOST
+    }
 }
 
 impl ForwarderSink for Sink<'_> {
-    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.exit.batch.push(self.sources.destination(to, Ecn::NotCapable), datagram);
+    fn send_datagram(&mut self, to: Endpoint, datagram: &[u8]) {
+        match to {
+            Endpoint::Direct(to) => self.exit.batch.push(self.sources.destination(to, Ecn::NotCapable), datagram),
+            Endpoint::Relayed { relay, peer } => self.exit.relay(relay, &peer, datagram, true),
+        }
     }
 
-    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.exit.batch.send_whole(self.sources.destination(to, Ecn::NotCapable), datagram);
+    fn send_probe(&mut self, to: Endpoint, datagram: &[u8]) {
+        match to {
+            Endpoint::Direct(to) => self.exit.batch.send_whole(self.sources.destination(to, Ecn::NotCapable), datagram),
+            Endpoint::Relayed { relay, peer } => self.exit.relay(relay, &peer, datagram, false),
+        }
     }
 
     fn send_packet(&mut self, packet: &[u8]) {
@@ -248,6 +286,12 @@ impl ForwarderSink for Sink<'_> {
 
     fn miss(&mut self, miss: Miss) {
         (self.events)(LaneEvent::Miss(miss));
+    }
+
+    fn stun(&mut self, from: SocketAddr, datagram: &[u8]) {
+        if self.stuns.may_tell(clock::now()) {
+            (self.events)(LaneEvent::Stun(from, datagram.to_vec()));
+        }
     }
 }
 
@@ -319,6 +363,16 @@ mod tests {
         assert_eq!((from(&sources, stranger), from(&sources, peer)), (None, Some(own)));
         sources.forget(peer);
         assert_eq!(from(&sources, peer), None);
+        sources.note(peer, own);
+        sources.forget_all();
+        assert_eq!(from(&sources, peer), None, "after this machine has moved");
+    }
+
+    #[test]
+    fn of_a_flood_of_stun_only_a_little_is_told() {
+        let (mut stuns, now) = (Stuns::default(), Moment::from_boot(Duration::from_secs(9)));
+        assert_eq!((0..1000).filter(|_| stuns.may_tell(now)).count(), Stuns::MOST as usize);
+        assert!(stuns.may_tell(now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -78,6 +78,15 @@ impl Batch {
         }
     }
 
+    /// Cuts and seals packets, and gives each to `send` instead; the batch stays as it is.
+    pub(crate) fn seal_each(&mut self, packets: &mut Split<'_>, sealer: &mut Sealer, mut send: impl FnMut(&[u8])) {
+        let room = &mut self.buffer[self.len..];
+        while let Some(len) = packets.next(&mut room[HEADER..]) {
+            let Some(len) = sealer.seal(room, len) else { return };
+            send(&room[..len]);
+        }
+    }
+
     /// Makes the `len` bytes behind the batch a part of it, or the first of the next one.
     fn take(&mut self, destination: Destination, len: usize) {
         if !self.fits(destination, len) {

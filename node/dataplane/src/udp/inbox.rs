@@ -3,11 +3,12 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     ops::Range,
 };
 
 use arrayvec::ArrayVec;
+use postern_engine::Endpoint;
 use postern_packet::{Ecn, HEADROOM};
 use quinn_udp::{RecvMeta, UdpSockRef};
 
@@ -31,7 +32,7 @@ pub(crate) struct Inbox {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
     /// Where it came from.
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Endpoint,
     /// To which of this machine's addresses.
     pub(crate) to: Option<IpAddr>,
     /// What the outer header says of congestion.
@@ -70,10 +71,31 @@ impl Inbox {
         Ok(self.count > 0)
     }
 
+    /// Puts in datagrams that were not read from a socket, in place of what there is; `next` hands out one after the other to
+    /// whoever takes it, which is nobody when there is no room left.
+    pub(crate) fn fill(
+        &mut self,
+        messages: &mut Vec<Message>,
+        next: impl FnOnce(&mut dyn FnMut(Endpoint, &[u8]) -> bool),
+    ) {
+        messages.clear();
+        self.count = 0;
+        let mut at = 0;
+        next(&mut |from, datagram| {
+            let start = at + HEADROOM;
+            let Some(place) = self.buffer.get_mut(start..start + datagram.len()) else { return false };
+            place.copy_from_slice(datagram);
+            let (len, ecn) = (datagram.len(), Ecn::NotCapable);
+            messages.push(Message { from, to: None, ecn, at: start, len, stride: len });
+            at = start + len;
+            true
+        });
+    }
+
     /// What was read last.
     pub(crate) fn messages(&self) -> ArrayVec<Message, MESSAGES> {
         let messages = self.meta[..self.count].iter().enumerate().map(|(nth, meta)| Message {
-            from: meta.addr,
+            from: meta.addr.into(),
             to: meta.dst_ip,
             ecn: meta.ecn.map_or(Ecn::NotCapable, |ecn| Ecn::from_bits(ecn as u8)),
             at: nth * PLACE + HEADROOM,

@@ -206,31 +206,37 @@ impl Socket {
             Ok(()) => Sent::Done(Unsent::default()),
             Err(error) if is_full(&error) => Sent::Done(Unsent { full: count, ..Unsent::default() }),
             Err(error) => {
-                if count > 1 {
+                self.restore(&error);
+                let (sent, has_passed) = self.send_singly(shipment);
+                if count > 1 && has_passed {
                     self.note_refusal(&error, shipment.segment);
                 }
-                self.send_singly(shipment)
+                sent
             }
         }
     }
 
     /// Sends datagrams that did not go as one: a device on the way can't cut them, or the path is narrower than one of them,
-    /// and the kernel may still fragment.
-    fn send_singly(&mut self, shipment: Shipment<'_>) -> Sent {
-        let mut unsent = Unsent::default();
+    /// and the kernel may still fragment. With whether the first one passed, so that it was the batch that was refused and not
+    /// the place.
+    fn send_singly(&mut self, shipment: Shipment<'_>) -> (Sent, bool) {
+        let (mut unsent, mut has_passed) = (Unsent::default(), true);
         for (nth, bytes) in shipment.bytes.chunks(shipment.segment.max(1)).enumerate() {
             let Err(error) = self.try_send(Shipment { bytes, segment: bytes.len(), ..shipment }) else { continue };
             self.restore(&error);
-            if nth == 0 && shipment.from.is_some() && !is_full(&error) {
-                return Sent::SourceGone;
+            if nth == 0 {
+                has_passed = false;
+                if shipment.from.is_some() && !is_full(&error) {
+                    return (Sent::SourceGone, false);
+                }
             }
             tracing::trace!(to = %shipment.to, %error, "not sent");
             unsent.note(&error, 1);
         }
-        Sent::Done(unsent)
+        (Sent::Done(unsent), has_passed)
     }
 
-    /// Several datagrams did not go as one. EIO says that they never will; "invalid argument" says so too, but of those that
+    /// Several datagrams did not go as one, though they go one by one. EIO says that they never will; "invalid argument" says so too, but of those that
     /// are longer than the path: they are short enough for any path if they are as short as IPv6's least.
     fn note_refusal(&mut self, error: &io::Error, segment: usize) {
         let is_for_good = match error.raw_os_error() {
@@ -245,7 +251,6 @@ impl Socket {
                 tracing::info!(%error, "the kernel does not cut batches of datagrams here: they are sent one by one");
             });
         }
-        self.restore(error);
     }
 
     /// Sends one datagram that may not be fragmented, not here and not on its way. Whatever becomes of it: its answer tells.

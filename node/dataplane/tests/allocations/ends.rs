@@ -10,8 +10,8 @@ use std::{
 };
 
 use postern_engine::{
-    Accepted, Arrival, CarriedGrant, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss, Opened,
-    Peer, Visible,
+    Accepted, Arrival, CarriedGrant, Endpoint, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss,
+    Opened, Peer, Visible,
 };
 use postern_model::{
     DeviceId, Filter, GrantId, Moment, NetworkRanges, OverlayAddr, PortRange, PortSet, PresharedKey, PublicKey,
@@ -45,21 +45,22 @@ fn filter() -> Filter {
 
 fn peer(key: PublicKey, candidates: Vec<SocketAddr>) -> Arc<Peer> {
     let initiate = !candidates.is_empty();
-    Arc::new(Peer { key, preshared_key: PresharedKey::new([9; 32]), candidates, initiate })
+    let (relays, holds, carries) = (vec![], initiate, !initiate);
+    Arc::new(Peer { key, preshared_key: PresharedKey::new([9; 32]), candidates, relays, holds, carries, initiate })
 }
 
 /// Takes what forwarders make themselves: handshakes, mostly.
 #[derive(Default)]
 struct Out {
-    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    datagrams: VecDeque<(Endpoint, Vec<u8>)>,
 }
 
 impl ForwarderSink for Out {
-    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn send_datagram(&mut self, to: Endpoint, datagram: &[u8]) {
         self.datagrams.push_back((to, datagram.to_vec()));
     }
 
-    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn send_probe(&mut self, to: Endpoint, datagram: &[u8]) {
         self.send_datagram(to, datagram);
     }
 
@@ -69,6 +70,10 @@ impl ForwarderSink for Out {
 
     fn miss(&mut self, miss: Miss) {
         panic!("no grant for {:?}", miss.resource);
+    }
+
+    fn stun(&mut self, from: SocketAddr, _datagram: &[u8]) {
+        panic!("STUN from {from}");
     }
 }
 
@@ -183,7 +188,7 @@ impl End {
 
     /// A datagram from the other, such as a handshake.
     pub(crate) fn take(&mut self, from: &Self, datagram: &[u8], now: Moment) {
-        self.forwarder.handle_datagram(from.place, datagram, &mut self.out, now);
+        self.forwarder.handle_datagram(from.place.into(), datagram, &mut self.out, now);
     }
 
     /// A packet from TUN, decided about, cut and sealed: as `egress` does it.
@@ -208,18 +213,19 @@ impl End {
     pub(crate) fn arrive(&mut self, from: SocketAddr, wire: &mut Wire, now: Moment) -> (usize, usize) {
         let Self { forwarder, out, arrivals, inner, coalescer, last, .. } = self;
         let Wire { buffer, datagrams } = wire;
+        let from = Endpoint::Direct(from);
         arrivals.clear();
         inner.clear();
         coalescer.clear();
         for place in datagrams {
             let Some(arrival) = forwarder.admit(from, &buffer[place.clone()], out, now) else { continue };
             let opened: Result<_, TunnelError> = arrival.opener.open(&mut buffer[place.clone()]);
-            let opened = Opened { from, bytes: place.len(), plain: opened.expect("what was sealed is opened") };
+            let opened = Opened::new(from, &buffer[place.clone()], opened.expect("what was sealed is opened"));
             if forwarder.accept(&arrival, &opened, out, now) == Accepted::Packet {
                 let start = place.start + HEADER;
                 let packet = &mut buffer[start..start + opened.plain.len];
                 // Or about the path, and dealt with.
-                let parsed = forwarder.unwrap_packet(&arrival.peer, packet, Ecn::NotCapable, out, now);
+                let parsed = forwarder.unwrap_packet(&arrival.peer, from, packet, Ecn::NotCapable, out, now);
                 let Some(parsed) = parsed else { continue };
                 inner.push((start..start + parsed.len, parsed, arrival.peer));
             }

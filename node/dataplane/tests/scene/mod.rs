@@ -23,8 +23,8 @@ use std::{
     time::Duration,
 };
 
-use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, Offloads, Sockets, Tun, clock, spawn};
-use postern_engine::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Miss, Peer, Visible};
+use postern_dataplane::{LaneConfig, LaneEvent, LaneHandle, NoRelays, Offloads, RelayOut, Sockets, Tun, clock, spawn};
+use postern_engine::{CarriedGrant, Endpoint, ForwardingTable, Generation, HeldGrant, Miss, Peer, Visible};
 use postern_model::{
     DeviceId, Filter, GrantId, NetworkRanges, OverlayAddr, PortRange, PortSet, PresharedKey, ResourceId, SecretBytes,
 };
@@ -90,7 +90,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(netns: Netns, index: u32, (lanes, offloads): (NonZeroUsize, Offloads)) -> Self {
+    fn new(netns: Netns, index: u32, (lanes, offloads): (NonZeroUsize, Offloads), relay: Arc<dyn RelayOut>) -> Self {
         let key = PrivateKey::from_bytes(&SecretBytes::new([u8::try_from(index & 0xff).unwrap(); 32]));
         let (tun, sockets) = netns.enter(|| {
             let tun = Tun::create(DEVICE, MTU, lanes, offloads).unwrap();
@@ -103,7 +103,7 @@ impl Node {
             netns.ip(&["route", "add", &format!("{range}/{prefix}"), "dev", tun.name()]);
         }
         let (sender, events) = channel();
-        let config = LaneConfig { tun, sockets, private: key.clone() };
+        let config = LaneConfig { tun, sockets, private: key.clone(), relay };
         let lane = spawn(config, move |event| drop(sender.send(event))).unwrap();
         Self { netns, own, key, port, lane, events: Mutex::new(events) }
     }
@@ -142,7 +142,7 @@ impl Node {
     }
 
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.lane.status().unwrap().peers.first().unwrap().endpoint
+        self.lane.status().unwrap().peers.first().unwrap().endpoint.and_then(Endpoint::direct)
     }
 
     /// `ping -c 3`; what it printed if no answer came.
@@ -173,20 +173,31 @@ impl Pair {
 
     /// Each with so many lanes and these offloads.
     pub(crate) fn with(lanes: usize, offloads: Offloads) -> Self {
+        Self::through(lanes, offloads, [Arc::new(NoRelays), Arc::new(NoRelays)])
+    }
+
+    /// The same, where the client and the gateway have these ways to relays.
+    pub(crate) fn through(lanes: usize, offloads: Offloads, relays: [Arc<dyn RelayOut>; 2]) -> Self {
         let how = (NonZeroUsize::new(lanes).unwrap(), offloads);
         let (client, gateway) = (Netns::new("client"), Netns::new("gateway"));
         client.join("eth0", &gateway, "eth0");
         client.address("eth0", &["192.0.2.30/24", "2001:db8::30/64"]);
         gateway.address("eth0", &["192.0.2.20/24", "192.0.2.21/24", "2001:db8::20/64"]);
-        Self::between(client, gateway, GATEWAY, how)
+        Self::between(client, gateway, GATEWAY, how, relays)
     }
 
     /// In namespaces that reach each other, with the gateway at this address.
-    fn between(client: Netns, gateway: Netns, candidate: &str, how: (NonZeroUsize, Offloads)) -> Self {
+    fn between(
+        client: Netns,
+        gateway: Netns,
+        candidate: &str,
+        how: (NonZeroUsize, Offloads),
+        [up, down]: [Arc<dyn RelayOut>; 2],
+    ) -> Self {
         gateway.address("lo", &["10.0.0.5/32", "fd00:10::5/128"]);
         Self {
-            client: Node::new(client, 300, how),
-            gateway: Node::new(gateway, 301, how),
+            client: Node::new(client, 300, how, up),
+            gateway: Node::new(gateway, 301, how, down),
             candidate: candidate.parse().unwrap(),
             target: TARGET_V4,
         }
@@ -263,5 +274,6 @@ impl Pair {
 fn add_peer(table: &mut ForwardingTable, key: &PrivateKey, candidates: Vec<SocketAddr>, initiate: bool) {
     let key = key.public();
     let preshared_key = PresharedKey::new([9; 32]);
-    table.peers.insert(key, Arc::new(Peer { key, preshared_key, candidates, initiate }));
+    let (relays, holds, carries) = (vec![], initiate, !initiate);
+    table.peers.insert(key, Arc::new(Peer { key, preshared_key, candidates, relays, holds, carries, initiate }));
 }

@@ -4,9 +4,9 @@
 //!   client 192.0.2.30 ═══ eth0 router eth1 ═══ gateway 198.51.100.20
 //! ```
 
-use std::{num::NonZeroUsize, ops::RangeInclusive};
+use std::{num::NonZeroUsize, ops::RangeInclusive, sync::Arc};
 
-use postern_dataplane::{Offloads, clock};
+use postern_dataplane::{NoRelays, Offloads, RelayOut, clock};
 
 use super::{PATIENCE, Pair, netns::Netns, resource};
 
@@ -46,7 +46,8 @@ impl Routed {
             netns.ip(&["-6", "route", "add", "default", "via", v6]);
         }
         let candidate = if is_v6 { GATEWAY_V6 } else { GATEWAY };
-        let pair = Pair::between(client, gateway, candidate, (NonZeroUsize::MIN, Offloads::ALL));
+        let relays: [Arc<dyn RelayOut>; 2] = [Arc::new(NoRelays), Arc::new(NoRelays)];
+        let pair = Pair::between(client, gateway, candidate, (NonZeroUsize::MIN, Offloads::ALL), relays);
         pair.grant();
         Self { pair, router }
     }

@@ -291,5 +291,8 @@ fn keep_candidates(granted: &mut Granted, known: Option<&Held>) {
     if let Some(known) = known.filter(|known| granted.candidates.is_empty() && known.granted.gateway == granted.gateway)
     {
         granted.candidates.clone_from(&known.granted.candidates);
+        if let (Some(relayed), Some(known)) = (&mut granted.relayed, &known.granted.relayed) {
+            relayed.relay = relayed.relay.or(known.relay);
+        }
     }
 }

@@ -21,11 +21,13 @@ use std::{
     time::Duration,
 };
 
-use postern_model::{DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, ResourceId, Revision};
-use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice};
+use postern_model::{
+    DenyReason, Fqdn, GrantId, Moment, NetworkRanges, OverlayAddr, PublicKey, RelayId, ResourceId, Revision,
+};
+use postern_wire::{CatalogueEntry, Granted, InstallGrant, NodeMessage, PeerDevice, relay::SignedPass};
 
 use self::{publish::Events, requests::Requests, targets::Targets};
-use crate::{DropReason, ForwardingTable, Generation};
+use crate::{DropReason, ForwardingTable, Generation, Nat64};
 
 /// What the shell is to do, in order.
 #[derive(Debug)]
@@ -45,8 +47,22 @@ pub enum EngineEvent {
     Resolve(Fqdn),
     /// Ask the forwarder which resources have open flows; answer with [`Engine::handle_usage`].
     QueryUsage,
+    /// From now on these are the peers that relays may be asked to forward to and from, and no others. Said only when it
+    /// changes, after the table with the same peers.
+    RelayPeers(Vec<RelayPeer>),
     /// An access request was denied or a grant revoked, for logs and `status`.
     Denied(ResourceId, DenyReason),
+}
+
+/// A peer that may be reached through relays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayPeer {
+    /// Its key.
+    pub key: PublicKey,
+    /// This node's pass for it.
+    pub pass: SignedPass,
+    /// At which relays it may be met, best first: where it waits, and where this node does. The table's peer has the same.
+    pub relays: Vec<RelayId>,
 }
 
 /// What to do with a DNS query.
@@ -133,6 +149,12 @@ pub struct Engine {
     carried: BTreeMap<GrantId, Carried>,
     targets: Targets,
     requests: Requests,
+    /// The relay at which this node waits.
+    home_relay: Option<RelayId>,
+    /// How this network takes IPv4 addresses, if it has only IPv6.
+    nat64: Option<Nat64>,
+    /// What was said last of the peers that relays may be asked for.
+    relay_peers: Vec<RelayPeer>,
     generation: Generation,
     /// What is to be said once a generation is in force.
     acknowledgements: VecDeque<(Generation, Acknowledged)>,
@@ -160,10 +182,27 @@ impl Engine {
             carried: BTreeMap::new(),
             targets: Targets::default(),
             requests: Requests::default(),
+            home_relay: None,
+            nat64: None,
+            relay_peers: Vec::new(),
             generation: Generation::default(),
             acknowledgements: VecDeque::new(),
             cut: HashMap::new(),
             events: Events::default(),
+        }
+    }
+
+    /// How the network takes IPv4 addresses from now on, if it is one that has only IPv6: peers may be reached there, too.
+    pub fn set_nat64(&mut self, nat64: Option<Nat64>) {
+        if std::mem::replace(&mut self.nat64, nat64) != nat64 {
+            self.publish();
+        }
+    }
+
+    /// The relay at which this node waits from now on, if at any: its peers may be met there, too.
+    pub fn set_home_relay(&mut self, relay: Option<RelayId>) {
+        if std::mem::replace(&mut self.home_relay, relay) != relay {
+            self.publish();
         }
     }
 

@@ -1,10 +1,15 @@
 //! The table that follows from grants, catalogue and names.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use postern_model::{Candidate, OverlayAddr, PresharedKey, PublicKey};
+use postern_model::{Candidate, OverlayAddr, PresharedKey, PublicKey, RelayId};
+use postern_wire::{Granted, InstallGrant, relay::RelayedPeer};
 
-use super::{Engine, EngineEvent};
+use super::{Engine, EngineEvent, RelayPeer};
 use crate::{CarriedGrant, ForwardingTable, Generation, HeldGrant, Peer, Visible};
 
 /// What is to be done, in order.
@@ -54,6 +59,9 @@ impl Engine {
                 Entry::Table => {
                     self.events.has_table = false;
                     if let Some(table) = self.table() {
+                        if let Some(peers) = self.new_relay_peers(&table) {
+                            self.events.queue.push_front(Entry::Event(EngineEvent::RelayPeers(peers)));
+                        }
                         return Some(EngineEvent::Publish(table));
                     }
                 }
@@ -64,10 +72,37 @@ impl Engine {
     /// Makes the table that is still to be made now, before what it is made of is gone.
     pub(super) fn settle_table(&mut self) {
         let Some(table) = self.table() else { return };
-        if let Some(entry) = self.events.queue.iter_mut().find(|entry| matches!(entry, Entry::Table)) {
-            *entry = Entry::Event(EngineEvent::Publish(table));
+        let peers = self.new_relay_peers(&table);
+        let queue = &mut self.events.queue;
+        if let Some(at) = queue.iter().position(|entry| matches!(entry, Entry::Table)) {
+            queue[at] = Entry::Event(EngineEvent::Publish(table));
+            if let Some(peers) = peers {
+                queue.insert(at + 1, Entry::Event(EngineEvent::RelayPeers(peers)));
+            }
             self.events.has_table = false;
         }
+    }
+
+    /// The peers of a table for which this node has a pass, if they are others than were told last.
+    fn new_relay_peers(&mut self, table: &ForwardingTable) -> Option<Vec<RelayPeer>> {
+        let held = self.held.values().map(|held| (held.granted.gateway, &held.granted.relayed));
+        let carried = self.carried.values().map(|carried| (carried.install.client.wireguard, &carried.install.relayed));
+        let mut passes = BTreeMap::new();
+        for (key, relayed) in held.chain(carried) {
+            let Some(RelayedPeer { pass, .. }) = relayed else { continue };
+            let known = passes.entry(key).or_insert(*pass);
+            if known.pass.expires < pass.pass.expires {
+                *known = *pass;
+            }
+        }
+        let relays = |key: &PublicKey| table.peers.get(key).map(|peer| peer.relays.clone()).unwrap_or_default();
+        let peers: Vec<_> =
+            passes.into_iter().map(|(key, pass)| RelayPeer { relays: relays(&key), key, pass }).collect();
+        if peers == self.relay_peers {
+            return None;
+        }
+        self.relay_peers.clone_from(&peers);
+        Some(peers)
     }
 
     /// The table of this moment, if there can be one.
@@ -93,7 +128,9 @@ impl Engine {
             for addr in both(held.addr) {
                 table.held.insert(addr, Arc::clone(&grant));
             }
-            add_peer(&mut table, held.granted.gateway, &held.granted.preshared_key, &held.granted.candidates, true);
+            let Granted { gateway, preshared_key, candidates, relayed, .. } = &held.granted;
+            let peer = self.peer(*gateway, preshared_key, candidates, relayed.as_ref());
+            add_peer(&mut table, Peer { holds: true, initiate: true, ..peer });
         }
         for carried in self.carried.values() {
             let install = &carried.install;
@@ -112,10 +149,46 @@ impl Engine {
             for pair in both(install.client.addr).into_iter().zip(both(install.resource_addr)) {
                 table.carried.insert(pair, Arc::clone(&grant));
             }
-            let (key, psk) = (install.client.wireguard, &install.preshared_key);
-            add_peer(&mut table, key, psk, &install.candidates, carried.is_inherited);
+            let InstallGrant { client, preshared_key, candidates, relayed, .. } = install;
+            let peer = self.peer(client.wireguard, preshared_key, candidates, relayed.as_ref());
+            add_peer(&mut table, Peer { carries: true, initiate: carried.is_inherited, ..peer });
         }
         Some(Arc::new(table))
+    }
+
+    /// The other end of a grant.
+    fn peer(
+        &self,
+        key: PublicKey,
+        preshared_key: &PresharedKey,
+        candidates: &[Candidate],
+        relayed: Option<&RelayedPeer>,
+    ) -> Peer {
+        let mut relays: Vec<RelayId> = Vec::new();
+        if let Some(relayed) = relayed {
+            // Without a pass no relay forwards.
+            relays.extend(relayed.relay);
+            relays.extend(self.home_relay.filter(|home| Some(*home) != relayed.relay));
+        }
+        let mut candidates: Vec<_> = candidates.iter().map(|candidate| candidate.addr).collect();
+        if let Some(nat64) = &self.nat64 {
+            // Beside the addresses themselves: a network may have IPv4 of its own and no way out.
+            let translated = |addr: &SocketAddr| match addr.ip() {
+                IpAddr::V4(ip) => Some(SocketAddr::new(nat64.synthesize(ip).into(), addr.port())),
+                IpAddr::V6(_) => None,
+            };
+            let translated: Vec<_> = candidates.iter().filter_map(translated).collect();
+            add_missing(&mut candidates, &translated);
+        }
+        Peer {
+            key,
+            preshared_key: preshared_key.clone(),
+            candidates,
+            relays,
+            holds: false,
+            carries: false,
+            initiate: false,
+        }
     }
 }
 
@@ -124,14 +197,21 @@ fn both(addr: OverlayAddr) -> [IpAddr; 2] {
 }
 
 /// Two devices may be each other's gateway: one peer, which either may call.
-fn add_peer(table: &mut ForwardingTable, key: PublicKey, psk: &PresharedKey, candidates: &[Candidate], initiate: bool) {
-    let mut candidates: Vec<_> = candidates.iter().map(|candidate| candidate.addr).collect();
-    let mut initiate = initiate;
-    if let Some(known) = table.peers.get(&key) {
-        initiate |= known.initiate;
-        candidates
-            .extend(known.candidates.iter().filter(|addr| !candidates.contains(addr)).copied().collect::<Vec<_>>());
+fn add_peer(table: &mut ForwardingTable, mut peer: Peer) {
+    if let Some(known) = table.peers.get(&peer.key) {
+        peer.holds |= known.holds;
+        peer.carries |= known.carries;
+        peer.initiate |= known.initiate;
+        add_missing(&mut peer.candidates, &known.candidates);
+        add_missing(&mut peer.relays, &known.relays);
     }
-    let peer = Peer { key, preshared_key: psk.clone(), candidates, initiate };
-    table.peers.insert(key, Arc::new(peer));
+    table.peers.insert(peer.key, Arc::new(peer));
+}
+
+fn add_missing<T: Copy + PartialEq>(all: &mut Vec<T>, more: &[T]) {
+    for one in more {
+        if !all.contains(one) {
+            all.push(*one);
+        }
+    }
 }

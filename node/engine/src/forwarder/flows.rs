@@ -24,8 +24,11 @@ pub(super) const MAX_FLOWS_PER_CLIENT: usize = MAX_FLOWS / 4;
 pub(super) const UDP_TIMEOUT: Duration = Duration::from_secs(120);
 /// An echo may take this long to be answered.
 pub(super) const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many ports are tried for a flow whose own is taken.
-const PORT_TRIES: u16 = 1024;
+/// How many ports are tried for a flow whose own is taken. They lie far apart, so that few tries find one of many; a client that
+/// has nearly all in use is not to make everybody wait.
+const PORT_TRIES: u16 = 32;
+/// From one to the next: odd, so that all come up.
+const PORT_STEP: u16 = 0x1e37;
 /// Ports for those (RFC 6335: dynamic ports). They are ports of a client's overlay address, of which only the gateway's
 /// translation makes use, so they can't clash with anything else on the machine.
 const FIRST_DYNAMIC_PORT: u16 = 49_152;
@@ -194,13 +197,18 @@ fn may_begin(segment: Option<&TcpSegment>) -> bool {
 }
 
 /// All flows of this node as a client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ClientFlows {
     flows: Slots<ClientFlow>,
     index: Index<INSIDE>,
 }
 
 impl ClientFlows {
+    /// None yet; they are found by a hash with this secret.
+    pub(super) fn new(secret: u64) -> Self {
+        Self { flows: Slots::default(), index: Index::new(secret) }
+    }
+
     pub(super) fn get_mut(&mut self, tuple: &Tuple) -> Option<&mut ClientFlow> {
         self.flows.get_mut(self.index.find(tuple, &self.flows)?)
     }
@@ -273,7 +281,7 @@ impl ClientFlows {
 }
 
 /// All flows of clients through this gateway, found from either side of the translation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct GatewayFlows {
     flows: Slots<GatewayFlow>,
     inside: Index<INSIDE>,
@@ -283,6 +291,12 @@ pub(super) struct GatewayFlows {
 }
 
 impl GatewayFlows {
+    /// None yet; they are found by a hash with this secret.
+    pub(super) fn new(secret: u64) -> Self {
+        let (inside, outside) = (Index::new(secret), Index::new(secret));
+        Self { flows: Slots::default(), inside, outside, per_client: FxHashMap::default(), next_port: 0 }
+    }
+
     /// The flow that a client's packet belongs to.
     pub(super) fn by_inside(&mut self, inside: &Tuple) -> Option<&mut GatewayFlow> {
         self.flows.get_mut(self.inside.find(inside, &self.flows)?)
@@ -340,7 +354,7 @@ impl GatewayFlows {
                 return Some(outside);
             }
             outside.client_port = FIRST_DYNAMIC_PORT | self.next_port;
-            self.next_port = self.next_port.wrapping_add(1) & (u16::MAX - FIRST_DYNAMIC_PORT);
+            self.next_port = self.next_port.wrapping_add(PORT_STEP) & (u16::MAX - FIRST_DYNAMIC_PORT);
         }
         None
     }

@@ -2,14 +2,15 @@
 //! datagram, [`accept`](Forwarder::accept) takes its counter, and [`arrive`](Forwarder::arrive) decides about what was inside,
 //! which may by then have been joined to a super-packet.
 
-use std::net::SocketAddr;
-
 use postern_model::{Moment, PublicKey};
 use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, clamp_mss, ecn};
 use postern_wireguard::{HEADER, Opener, Plain, TunnelError};
 
-use super::{Forwarder, ForwarderSink, path_mtu::Message};
-use crate::DropReason;
+use super::{
+    Forwarder, ForwarderSink, path_mtu,
+    paths::{self, Heard},
+};
+use crate::{DropReason, Endpoint};
 
 /// A sealed packet, and who can open it. Nothing of it is authentic yet.
 #[derive(Debug, Clone)]
@@ -24,11 +25,30 @@ pub struct Arrival {
 #[derive(Debug, Clone, Copy)]
 pub struct Opened {
     /// Where it came from.
-    pub from: SocketAddr,
+    pub from: Endpoint,
     /// Its length.
     pub bytes: usize,
     /// What was inside.
     pub plain: Plain,
+    /// Its first byte, if there is any: messages of the nodes themselves say less of a path than packets do.
+    first: Option<u8>,
+}
+
+impl Opened {
+    /// A datagram that was opened in place.
+    pub fn new(from: Endpoint, datagram: &[u8], plain: Plain) -> Self {
+        let first = datagram.get(HEADER).filter(|_| plain.len > 0).copied();
+        Self { from, bytes: datagram.len(), plain, first }
+    }
+
+    /// What it says of the path that it came on, in the session with this index.
+    pub(super) fn heard(&self, session: u32) -> Heard {
+        match self.first {
+            Some(first) if paths::is_message(first) => Heard::Probe,
+            Some(first) if path_mtu::is_message(first) => Heard::Length(session, self.plain.counter),
+            _ => Heard::Data(session, self.plain.counter),
+        }
+    }
 }
 
 /// What became of a datagram that was opened.
@@ -43,10 +63,11 @@ pub enum Accepted {
 }
 
 impl Forwarder {
-    /// A datagram read from the WireGuard socket. Sealed packets are for the caller to open; all else is dealt with.
+    /// A datagram read from the WireGuard socket, or from a relay. Sealed packets are for the caller to open; all else is dealt
+    /// with.
     pub fn admit(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagram: &[u8],
         sink: &mut impl ForwarderSink,
         now: Moment,
@@ -78,18 +99,26 @@ impl Forwarder {
     }
 
     /// Where everything is in a packet that was inside a datagram, and what became of congestion on its way (RFC 6040
-    /// section 4.2); `None` when it is dropped, or was about the path and is dealt with.
+    /// section 4.2); `None` when it is dropped, or was about the path and is dealt with. `from` is where the datagram came from.
     pub fn unwrap_packet(
         &mut self,
         peer: &PublicKey,
+        from: Endpoint,
         packet: &mut [u8],
         outer: Ecn,
         sink: &mut impl ForwarderSink,
         now: Moment,
     ) -> Option<Parsed> {
-        if let Some(message) = Message::decode(packet) {
+        if let Some(message) = path_mtu::Message::decode(packet) {
             match message {
-                Some(message) => self.peers.handle_path_message(peer, message, sink, &mut self.counters, now),
+                Some(message) => self.peers.handle_mtu_message(peer, message, sink, &mut self.counters, now),
+                None => self.counters.count(DropReason::Malformed),
+            }
+            return None;
+        }
+        if packet.first().is_some_and(|first| paths::is_message(*first)) {
+            match paths::Message::decode(packet) {
+                Some(message) => self.peers.handle_path_message(peer, from, message, sink, &mut self.counters, now),
                 None => self.counters.count(DropReason::Malformed),
             }
             return None;
@@ -128,23 +157,22 @@ impl Forwarder {
         })
     }
 
-    /// A datagram read from the WireGuard socket: all steps at once.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
+    /// A datagram read from the WireGuard socket, or from a relay: all steps at once.
+    pub fn handle_datagram(&mut self, from: Endpoint, datagram: &[u8], sink: &mut impl ForwarderSink, now: Moment) {
         let Some(arrival) = self.admit(from, datagram, sink, now) else { return };
         let mut buffer = [&[0; HEADROOM], datagram].concat();
         let plain = match arrival.opener.open(&mut buffer[HEADROOM..]) {
             Ok(plain) => plain,
             Err(error) => return self.reject(error),
         };
-        let opened = Opened { from, bytes: datagram.len(), plain };
+        let opened = Opened::new(from, &buffer[HEADROOM..], plain);
         if self.accept(&arrival, &opened, sink, now) != Accepted::Packet {
             return;
         }
         let start = HEADROOM + HEADER;
         let inner = &mut buffer[..start + plain.len];
-        let Some(parsed) = self.unwrap_packet(&arrival.peer, &mut inner[start..], Ecn::NotCapable, sink, now) else {
-            return;
-        };
+        let parsed = self.unwrap_packet(&arrival.peer, from, &mut inner[start..], Ecn::NotCapable, sink, now);
+        let Some(parsed) = parsed else { return };
         let Some(mut packet) = PacketBuf::new(inner, start) else { return };
         if let Some(parsed) = self.arrive(&arrival.peer, &mut packet, &parsed, Offload::default(), sink, now) {
             sink.send_packet(&packet.bytes()[..parsed.len]);

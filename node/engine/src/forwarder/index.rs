@@ -3,10 +3,10 @@
 //! The index holds numbers only, and looks at the flow itself to see whether it is the one: of a hundred thousand flows it
 //! stays in the processor's cache, and what it looks at is needed anyway.
 
-use std::hash::{BuildHasher as _, BuildHasherDefault};
+use std::hash::BuildHasher as _;
 
+use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
 
 use super::flows::Tuple;
 
@@ -16,14 +16,22 @@ pub(super) trait Keyed<const WHICH: u8> {
 }
 
 /// Which slot a tuple's flow is in.
-#[derive(Debug, Default)]
+///
+/// Clients choose their tuples, and are not to know which of them hash alike: so that depends on a secret.
+#[derive(Debug)]
 pub(super) struct Index<const WHICH: u8> {
     slots: HashTable<u32>,
+    hash: FixedState,
     /// What was found last: in a batch, the next packet mostly is of the same flow.
     last: Option<(Tuple, u32)>,
 }
 
 impl<const WHICH: u8> Index<WHICH> {
+    /// An empty one.
+    pub(super) fn new(secret: u64) -> Self {
+        Self { slots: HashTable::new(), hash: FixedState::with_seed(secret), last: None }
+    }
+
     /// The slot of this tuple's flow.
     pub(super) fn find<T: Keyed<WHICH>>(&mut self, tuple: &Tuple, flows: &Slots<T>) -> Option<u32> {
         if let Some((last, slot)) = &self.last
@@ -41,19 +49,20 @@ impl<const WHICH: u8> Index<WHICH> {
     }
 
     fn look_up<T: Keyed<WHICH>>(&self, tuple: &Tuple, flows: &Slots<T>) -> Option<u32> {
-        self.slots.find(hash(tuple), |slot| flows.has(*slot, tuple)).copied()
+        self.slots.find(self.hash.hash_one(tuple), |slot| flows.has(*slot, tuple)).copied()
     }
 
     /// Adds the flow in a slot, whose tuple is not in yet.
     pub(super) fn insert<T: Keyed<WHICH>>(&mut self, slot: u32, flows: &Slots<T>) {
         let Some(flow) = flows.get(slot) else { return };
-        let again = |slot: &u32| flows.get(*slot).map_or(0, |flow| hash(flow.key()));
-        self.slots.insert_unique(hash(flow.key()), slot, again);
+        let Self { slots, hash, .. } = self;
+        let again = |slot: &u32| flows.get(*slot).map_or(0, |flow| hash.hash_one(flow.key()));
+        slots.insert_unique(hash.hash_one(flow.key()), slot, again);
     }
 
     /// Takes a flow out; it still lies in its slot, or did just now.
     pub(super) fn remove(&mut self, tuple: &Tuple, slot: u32) {
-        if let Ok(found) = self.slots.find_entry(hash(tuple), |held| *held == slot) {
+        if let Ok(found) = self.slots.find_entry(self.hash.hash_one(tuple), |held| *held == slot) {
             found.remove();
         }
         self.last = None;
@@ -62,10 +71,6 @@ impl<const WHICH: u8> Index<WHICH> {
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
-}
-
-fn hash(tuple: &Tuple) -> u64 {
-    BuildHasherDefault::<FxHasher>::default().hash_one(tuple)
 }
 
 /// Things in slots that are used again.
@@ -147,7 +152,7 @@ mod tests {
         /// Whatever comes and goes, each is found in its own slot and nothing else is.
         #[test]
         fn it_is_a_map(steps in prop::collection::vec((0u16..40, 0u8..3), 0..200)) {
-            let (mut index, mut slots) = (Index::<0>::default(), Slots::default());
+            let (mut index, mut slots) = (Index::<0>::new(7), Slots::default());
             let mut expected = BTreeSet::new();
             for (port, step) in steps {
                 let tuple = tuple(port);

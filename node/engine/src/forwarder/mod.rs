@@ -13,7 +13,7 @@
 //! - `outbound`, `inbound`: the steps of a packet; `client`, `gateway`: what passes, in each direction
 //! - `flows`: what was opened and may be answered, `index`: found by its addresses; `tcp`: what is followed of a connection
 //! - `activity`: what is to be told of clients' flows
-//! - `peers`: tunnels, endpoints; `queue`: what waits for a session; `calls`: who is to be called; `timers`: whose time has come; `path_mtu`: how long a
+//! - `peers`: tunnels; `paths`: which way to them; `queue`: what waits for a session; `calls`: who is to be called; `timers`: whose time has come; `path_mtu`: how long a
 //!   packet to a peer may be
 //! - `sweep`: a new table, or the end of a lease, resets what is no longer allowed
 //! - `answer`: refusals, so that nobody waits for a packet that was dropped
@@ -31,6 +31,7 @@ mod inbound;
 mod index;
 mod outbound;
 mod path_mtu;
+mod paths;
 mod peers;
 mod queue;
 mod sweep;
@@ -41,7 +42,7 @@ mod timers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use postern_model::{GrantId, Moment, PublicKey, ResourceId, activity::FlowEnd};
+use postern_model::{GrantId, Moment, PublicKey, RelayId, ResourceId, activity::FlowEnd};
 use postern_packet::{ParseError, Parsed, parse};
 use postern_wireguard::{PrivateKey, TunnelStats};
 use rustc_hash::FxHashSet;
@@ -57,7 +58,7 @@ pub use self::{
     inbound::{Accepted, Arrival, Opened},
     outbound::Departure,
 };
-use crate::{Counters, DropReason, ForwardingTable, Generation};
+use crate::{Counters, DropReason, Endpoint, ForwardingTable, Generation};
 
 /// The longest inner packet, unless [`Forwarder::set_mtu`] says otherwise: what fits, sealed, into 1500 bytes of IPv6.
 const DEFAULT_MTU: u16 = 1420;
@@ -80,13 +81,15 @@ pub struct Miss {
 /// Where the forwarder's output goes; called while a packet is handled, so that nothing is copied twice.
 pub trait ForwarderSink {
     /// Send a datagram.
-    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]);
-    /// Send a datagram that nobody may fragment, and that is lost if it does not fit: it finds out what does.
-    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]);
+    fn send_datagram(&mut self, to: Endpoint, datagram: &[u8]);
+    /// Send a datagram that nobody may fragment or split, and that is lost if it does not fit: it finds out what does.
+    fn send_probe(&mut self, to: Endpoint, datagram: &[u8]);
     /// Write an IP packet to TUN.
     fn send_packet(&mut self, packet: &[u8]);
     /// Hand a packet to the engine.
     fn miss(&mut self, miss: Miss);
+    /// A STUN message (RFC 8489) came to the WireGuard socket, from anyone: it is an answer to one of this node's, or nothing.
+    fn stun(&mut self, from: SocketAddr, datagram: &[u8]);
 }
 
 /// A peer, for `status` and `wg show`.
@@ -94,8 +97,14 @@ pub trait ForwarderSink {
 pub struct PeerStatus {
     /// Its key.
     pub key: PublicKey,
-    /// Where it was last heard from.
-    pub endpoint: Option<SocketAddr>,
+    /// Where what is for it goes.
+    pub endpoint: Option<Endpoint>,
+    /// Whether this node chooses that, and does not follow.
+    pub chooses: bool,
+    /// How long there and back takes on that path, where this node chooses and has measured it.
+    pub round_trip: Option<Duration>,
+    /// All paths that are known; on the node that follows only the one in use.
+    pub paths: Vec<PathStatus>,
     /// Handshake and bytes.
     pub stats: TunnelStats,
     /// The longest inner packet that is sent to it, as far as its path is known.
@@ -104,6 +113,19 @@ pub struct PeerStatus {
     pub flows: usize,
     /// How often it is sent something at least, while it is.
     pub persistent_keepalive: Option<Duration>,
+}
+
+/// A path to a peer, for `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Where it leads.
+    pub endpoint: Endpoint,
+    /// How long there and back takes; `None` when no probe of it was answered, or none any more.
+    pub round_trip: Option<Duration>,
+    /// When something authentic came from there last.
+    pub heard: Option<Moment>,
+    /// From which address the peer saw the last probe of it come, if directly.
+    pub observed: Option<SocketAddr>,
 }
 
 /// Moves packets between TUN and peers.
@@ -126,11 +148,12 @@ pub struct Forwarder {
 impl Forwarder {
     /// A forwarder that drops everything until it is given a table.
     pub fn new(private: PrivateKey, now: Moment) -> Self {
+        let secret = private.hash_seed();
         Self {
             table: None,
             peers: Peers::new(private, now),
-            client: ClientFlows::default(),
-            gateway: GatewayFlows::default(),
+            client: ClientFlows::new(secret),
+            gateway: GatewayFlows::new(secret),
             activity: Activity::default(),
             answers: Answers::new(now),
             counters: Counters::default(),
@@ -250,6 +273,26 @@ impl Forwarder {
         let idle = !(self.client.is_empty() && self.gateway.is_empty());
         let idle = idle.then_some(self.next_idle_sweep);
         [idle, self.next_lease_end, self.activity.poll_timeout(), self.peers.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// This machine's addresses or routes are others than before: peers are looked for anew, and told where this node is.
+    pub fn handle_network_changed(&mut self, sink: &mut impl ForwarderSink, now: Moment) {
+        self.settle(sink, now);
+        self.peers.handle_network_changed(sink, &mut self.counters, now);
+    }
+
+    /// A relay says whether a peer is there, and so whether it forwards anything to and from it. What is said of a peer that the
+    /// table does not have is not kept.
+    pub fn handle_relay_presence(
+        &mut self,
+        relay: RelayId,
+        peer: &PublicKey,
+        is_there: bool,
+        sink: &mut impl ForwarderSink,
+        now: Moment,
+    ) {
+        self.settle(sink, now);
+        self.peers.handle_relay_presence(relay, peer, is_there, sink, now);
     }
 
     /// Parses, or counts why not.

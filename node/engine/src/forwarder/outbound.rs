@@ -1,14 +1,12 @@
 //! The way out, in two steps: [`Forwarder::depart`] decides about a packet or a super-packet, and reserves the counters it
 //! needs; cutting and sealing it is then nobody's business but the caller's, who may do it while others decide.
 
-use std::net::SocketAddr;
-
 use postern_model::{Moment, PublicKey};
 use postern_packet::{Ecn, HEADROOM, Offload, PacketBuf, Parsed, Split, Transport, clamp_mss};
 use postern_wireguard::{HEADER, OVERHEAD, Sealer};
 
 use super::{Forwarder, ForwarderSink, Miss, answer::Refusal};
-use crate::DropReason;
+use crate::{DropReason, Endpoint};
 
 /// IPv4's flag of that name, in the header's byte 6.
 const DONT_FRAGMENT: u8 = 0x40;
@@ -21,7 +19,7 @@ pub struct Departure<'a> {
     /// with this,
     pub sealer: Sealer,
     /// and sent there,
-    pub to: SocketAddr,
+    pub to: Endpoint,
     /// with this in the outer header (RFC 6040 section 4.1).
     pub ecn: Ecn,
 }

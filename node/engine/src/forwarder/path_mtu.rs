@@ -49,6 +49,11 @@ const PROBE: u8 = 1;
 const REPLY: u8 = 2;
 const LEN: usize = 11;
 
+/// Whether an inner packet is one of these messages, by its first byte.
+pub(super) fn is_message(first: u8) -> bool {
+    first == PROBE || first == REPLY
+}
+
 /// What one node asks another inside the tunnel.
 ///
 /// ```text

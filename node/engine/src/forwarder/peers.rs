@@ -1,18 +1,15 @@
 //! The forwarder's peers: their tunnels, where they are, and what waits for their sessions.
 //!
-//! A handshake goes to every candidate of a peer; the first authentic datagram says where the peer is, and each later
-//! one says it anew. Nobody outside the table is answered.
+//! A handshake goes to every candidate of a peer, and through every relay that may have it; the first authentic answer says
+//! where the peer is, and [`paths`](super::paths) goes on from there. Nobody outside the table is answered.
 //!
-//! - [`arrivals`]: datagrams that come; [`path`]: what is asked and told of the paths
+//! - [`arrivals`]: datagrams that come; [`path`]: what is asked and told of the paths; [`moves`]: when they may be others
 
 mod arrivals;
+mod moves;
 mod path;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use postern_model::{Moment, OverlayAddr, PublicKey};
 use postern_packet::Split;
@@ -20,11 +17,18 @@ use postern_wireguard::{Gate, HEADER, Kind, MIN_BUFFER, OVERHEAD, PrivateKey, Se
 use rustc_hash::FxHashMap;
 
 pub(super) use self::arrivals::reason;
-use super::{ForwarderSink, PeerStatus, calls::Calls, path_mtu::PathMtu, queue::Queue, timers::Timers};
-use crate::{Counters, DropReason, ForwardingTable, Peer};
+use super::{
+    ForwarderSink, PeerStatus,
+    calls::Calls,
+    path_mtu::PathMtu,
+    paths::{Heard, Paths},
+    queue::Queue,
+    timers::Timers,
+};
+use crate::{Counters, DropReason, Endpoint, ForwardingTable, Peer};
 
-/// Not heard of for so long, a peer may be elsewhere: the time after which a tunnel itself asks for a sign of life.
-const SILENCE: Duration = Duration::from_secs(15);
+/// Not heard of for so long, a peer may be elsewhere: a handshake goes wherever it may be.
+const SILENCE: Duration = Duration::from_secs(3);
 /// Of so many peers that may be behind one address, each is called when something for nobody comes from there.
 const CALLED_AT_ONCE: usize = 32;
 /// A peer that was never heard is called so often, unless something waits for it. Whoever is there has answered by then.
@@ -34,13 +38,16 @@ const CALLS_IN_VAIN: u32 = 3;
 struct PeerState {
     peer: Arc<Peer>,
     tunnel: Tunnel,
-    /// Where the last authentic datagram came from.
-    endpoint: Option<SocketAddr>,
-    /// When that was.
+    /// When the last authentic datagram came.
     heard: Option<Moment>,
     /// How many initiations went to it before it was heard, or before something came to wait for it.
     calls: u32,
+    /// When a handshake was tried again before its time.
+    retried: Option<Moment>,
+    /// When one is to be.
+    retry_at: Option<Moment>,
     queue: Queue,
+    paths: Paths,
     path: PathMtu,
     /// When its timers are looked at next.
     armed: Option<Moment>,
@@ -51,6 +58,7 @@ struct PeerState {
 /// All peers of the table in force.
 pub(super) struct Peers {
     private: PrivateKey,
+    own: PublicKey,
     gate: Gate,
     by_key: FxHashMap<PublicKey, PeerState>,
     by_index: FxHashMap<u32, PublicKey>,
@@ -61,8 +69,8 @@ pub(super) struct Peers {
     mtu: u16,
     calls: Calls,
     timers: Timers,
-    /// Those whose time has come.
-    ready: Vec<PublicKey>,
+    /// Times that have come, and whose they were.
+    ready: Vec<(Moment, PublicKey)>,
     /// Datagrams are made here.
     out: Vec<u8>,
 }
@@ -75,6 +83,7 @@ impl Peers {
             // packets for a session from before it are not taken for another peer's.
             next_index: u32::from_le_bytes(*private.public().0.first_chunk().unwrap_or(&[0; 4]))
                 ^ now.since_boot().subsec_nanos(),
+            own: private.public(),
             private,
             by_key: FxHashMap::default(),
             by_index: FxHashMap::default(),
@@ -102,6 +111,9 @@ impl Peers {
                 Some(state) => {
                     state.peer = Arc::clone(peer);
                     state.client_addr = None;
+                    state.paths.apply(peer, &self.own, state.tunnel.has_session(now), now);
+                    state.speak(&mut self.out, sink, now);
+                    note_due(&mut self.timers, state);
                 }
                 None => self.add(Arc::clone(peer), now),
             }
@@ -128,8 +140,11 @@ impl Peers {
         let mut tunnel = Tunnel::new(&self.private, peer.key, Some(&peer.preshared_key), index, now);
         tunnel.set_mtu(self.mtu);
         let (key, initiate) = (peer.key, peer.initiate);
-        let (endpoint, heard, queue, path) = (None, None, Queue::default(), PathMtu::new(self.mtu, now));
-        let state = PeerState { peer, tunnel, endpoint, heard, calls: 0, queue, path, armed: None, client_addr: None };
+        let (paths, path) = (Paths::new(&peer, &self.own, now), PathMtu::new(self.mtu, now));
+        let queue = Queue::default();
+        let (heard, retried, retry_at, armed, client_addr) = (None, None, None, None, None);
+        let state =
+            PeerState { peer, tunnel, heard, calls: 0, retried, retry_at, queue, paths, path, armed, client_addr };
         self.by_index.insert(index, key);
         self.by_key.insert(key, state);
         if initiate {
@@ -206,22 +221,26 @@ impl Peers {
         sink: &mut impl ForwarderSink,
         counters: &mut Counters,
         now: Moment,
-    ) -> Option<(Split<'a>, Sealer, SocketAddr)> {
+    ) -> Option<(Split<'a>, Sealer, Endpoint)> {
         let Some(state) = self.by_key.get_mut(key) else {
             counters.count(DropReason::UnknownPeer);
             return None;
         };
         let count = packets.count() as u64;
         let bytes = packets.bytes() as u64 + count * (HEADER + TAG) as u64;
-        let departure = match (state.queue.is_empty(), state.endpoint) {
-            (true, Some(to)) => state.tunnel.sealer(count, bytes, now).map(|sealer| (sealer, to)),
-            _ => None,
+        let sealer = if state.queue.is_empty() && state.paths.destination().is_some() {
+            state.tunnel.sealer(count, bytes, now)
+        } else {
+            None
         };
-        if let Some((sealer, to)) = departure {
+        if let Some(sealer) = sealer {
             counters.out_packets += count;
             state.path.note_sent(now);
+            state.paths.note_sent(now);
             note_due(&mut self.timers, state);
-            return Some((packets, sealer, to));
+            if let Some(to) = state.paths.destination() {
+                return Some((packets, sealer, to));
+            }
         }
         reserve(&mut self.out, packets.longest() + OVERHEAD);
         while let Some(len) = packets.next(&mut self.out) {
@@ -258,8 +277,8 @@ impl Peers {
         self.call_next(sink, now);
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(std::iter::from_fn(|| self.timers.pop(now)));
-        for key in ready.drain(..) {
-            let Some(state) = self.by_key.get_mut(&key) else { continue };
+        for (at, key) in ready.drain(..) {
+            let Some(state) = self.by_key.get_mut(&key).filter(|state| state.armed == Some(at)) else { continue };
             state.armed = None;
             for _ in 0..state.queue.expire(now) {
                 counters.count(DropReason::PendingTimeout);
@@ -267,11 +286,15 @@ impl Peers {
             if state.heard.is_none() && state.queue.is_empty() && state.calls >= CALLS_IN_VAIN {
                 state.tunnel.give_up(now);
             }
+            if state.retry_at.is_some_and(|at| at <= now) {
+                state.retry_handshake(&mut self.out, sink, now);
+            }
             while let Some(datagram) = state.tunnel.handle_timeout(&mut self.out, now) {
                 state.calls += u32::from(classify(datagram) == Some(Kind::Initiation));
-                deliver(&state.peer, state.endpoint, state.is_silent(now), datagram, sink);
+                deliver(&state.peer, &state.paths, state.is_silent(now), datagram, sink);
             }
-            state.probe(&mut self.out, sink, now);
+            state.speak(&mut self.out, sink, now);
+            state.probe_mtu(&mut self.out, sink, now);
             note_due(&mut self.timers, state);
         }
         self.ready = ready;
@@ -285,7 +308,10 @@ impl Peers {
     pub(super) fn statuses(&self) -> impl Iterator<Item = PeerStatus> + '_ {
         self.by_key.values().map(|state| PeerStatus {
             key: state.peer.key,
-            endpoint: state.endpoint,
+            endpoint: state.paths.destination(),
+            chooses: state.paths.chooses(),
+            round_trip: state.paths.round_trip(),
+            paths: state.paths.statuses(),
             stats: state.tunnel.stats(),
             mtu: state.path.mtu(),
             flows: 0,
@@ -296,19 +322,24 @@ impl Peers {
 
 impl PeerState {
     /// An authentic datagram came from there.
-    fn note_heard(&mut self, from: SocketAddr, now: Moment) {
-        if self.endpoint.is_some_and(|endpoint| endpoint != from) {
+    fn note_heard(&mut self, from: Endpoint, what: Heard, now: Moment) {
+        self.paths.note_heard(from, what, now);
+        if self.paths.awaits_session() && self.tunnel.has_session(now) {
+            self.paths.note_session(now);
+        }
+        if self.paths.take_moved() {
             self.path.note_moved(now);
         }
         self.path.note_heard();
-        (self.endpoint, self.heard, self.calls) = (Some(from), Some(now), 0);
+        (self.heard, self.calls) = (Some(now), 0);
     }
 
     /// Seals and sends; `false` without a session.
     fn seal(&mut self, packet: &[u8], out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) -> bool {
         match self.tunnel.seal(packet, out, now) {
             Sealed::Datagram(datagram) => {
-                deliver(&self.peer, self.endpoint, false, datagram, sink);
+                self.paths.note_sent(now);
+                deliver(&self.peer, &self.paths, false, datagram, sink);
                 self.path.note_sent(now);
                 true
             }
@@ -338,11 +369,11 @@ impl PeerState {
     fn start_handshake(&mut self, out: &mut [u8], sink: &mut impl ForwarderSink, now: Moment) {
         // Who does not start handshakes by the table still makes a new session for an answer that comes late, where the
         // peer was last.
-        if (self.peer.initiate || self.endpoint.is_some())
+        if (self.peer.initiate || self.paths.destination().is_some())
             && let Some(initiation) = self.tunnel.start_handshake(out, now)
         {
             self.calls += 1;
-            deliver(&self.peer, self.endpoint, self.is_silent(now), initiation, sink);
+            deliver(&self.peer, &self.paths, self.is_silent(now), initiation, sink);
         }
     }
 
@@ -352,22 +383,25 @@ impl PeerState {
     }
 }
 
-/// Sends a datagram to a peer's endpoint; an initiation to a silent peer also to every candidate.
-fn deliver(peer: &Peer, endpoint: Option<SocketAddr>, silent: bool, datagram: &[u8], sink: &mut impl ForwarderSink) {
-    if let Some(endpoint) = endpoint {
-        sink.send_datagram(endpoint, datagram);
+/// Sends a datagram on the path in use; an initiation to a silent peer also to every candidate, and through every relay that may
+/// have it.
+fn deliver(peer: &Peer, paths: &Paths, silent: bool, datagram: &[u8], sink: &mut impl ForwarderSink) {
+    let used = paths.destination();
+    if let Some(used) = used {
+        sink.send_datagram(used, datagram);
     }
     if peer.initiate && silent && classify(datagram) == Some(Kind::Initiation) {
-        for candidate in peer.candidates.iter().filter(|candidate| Some(**candidate) != endpoint) {
-            sink.send_datagram(*candidate, datagram);
+        for endpoint in peer.told().filter(|told| Some(*told) != used && !paths.is_absent(*told)) {
+            sink.send_datagram(endpoint, datagram);
         }
     }
 }
 
 /// Takes a peer's timers into account.
 fn note_due(timers: &mut Timers, state: &mut PeerState) {
-    let times = [state.tunnel.poll_timeout(), state.queue.expires_at(), state.path.poll_timeout()];
-    timers.arm(&mut state.armed, times.into_iter().flatten().min(), state.peer.key);
+    let paths = [state.path.poll_timeout(), state.paths.poll_timeout(), state.retry_at];
+    let times = [state.tunnel.poll_timeout(), state.queue.expires_at()].into_iter().chain(paths);
+    timers.arm(&mut state.armed, times.flatten().min(), state.peer.key);
 }
 
 /// Makes a buffer at least `len` long; it never shrinks, so that this costs nothing after the first packets.

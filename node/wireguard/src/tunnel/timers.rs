@@ -24,6 +24,13 @@ impl Tunnel {
         self.initiate(began, out, now)
     }
 
+    /// An initiation to send in place of the last one, which may have gone nowhere; `None` when no handshake is under way. The
+    /// answer to the last one is still taken.
+    pub fn retry_handshake<'a>(&mut self, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> {
+        let began = self.attempt?.began;
+        self.initiate(began, out, now)
+    }
+
     fn initiate<'a>(&mut self, began: Moment, out: &'a mut [u8], now: Moment) -> Option<&'a [u8]> {
         self.initiations = self.initiations.wrapping_add(1);
         // Up to 333 ms (section 6.1), spread over tunnels and attempts without asking for randomness.

@@ -10,7 +10,7 @@ use crate::os::program::run;
 /// What keeps this gateway from forwarding, and what to do about it; `None` when nothing is seen.
 pub(in crate::os) async fn obstacle(interface: &str) -> Option<String> {
     if let Ok(chains) = run("nft", &["-j", "list", "chains"], "").await {
-        for chain in dropping_chains(&chains, interface) {
+        for chain in dropping_chains(&chains, "forward", interface) {
             let rules = run("nft", &["-j", "list", "table", &chain.family, &chain.table], "").await;
             if !rules.is_ok_and(|rules| is_let_through(&rules, interface)) {
                 return Some(chain.explain());
@@ -26,7 +26,46 @@ pub(in crate::os) async fn obstacle(interface: &str) -> Option<String> {
     None
 }
 
-/// A chain whose policy drops what is forwarded.
+/// The chain that drops what comes to this UDP port unasked, if one does: its name.
+pub async fn closed_to(port: u16, own_table: &str) -> Option<String> {
+    let chains = run("nft", &["-j", "list", "chains"], "").await.ok()?;
+    for chain in dropping_chains(&chains, "input", own_table) {
+        let rules = run("nft", &["-j", "list", "table", &chain.family, &chain.table], "").await;
+        if rules.is_ok_and(|rules| !is_open(&rules, port)) {
+            return Some(format!("the chain {} of table {} {}", chain.name, chain.family, chain.table));
+        }
+    }
+    None
+}
+
+/// Whether a table (`nft -j list table`) has a rule that accepts what comes to this UDP port.
+fn is_open(json: &str, port: u16) -> bool {
+    let covers = |value: &Value| match value {
+        Value::Number(number) => number.as_u64() == Some(port.into()),
+        Value::Object(object) => {
+            let range = object.get("range").and_then(Value::as_array).map(Vec::as_slice);
+            let bound = |at: usize| range?.get(at)?.as_u64();
+            bound(0).zip(bound(1)).is_some_and(|(from, to)| (from..=to).contains(&port.into()))
+        }
+        _ => false,
+    };
+    objects(json).iter().filter_map(|object| object["rule"]["expr"].as_array()).any(|expressions| {
+        let accepts = expressions.iter().any(|expression| expression.get("accept").is_some());
+        let names_it = expressions.iter().any(|expression| {
+            let matched = &expression["match"];
+            let field = &matched["left"]["payload"];
+            let is_of_udp = field["protocol"] == "udp" || field["protocol"] == "th";
+            let set = matched["right"]["set"].as_array();
+            is_of_udp
+                && field["field"] == "dport"
+                && matched["op"] == "=="
+                && (covers(&matched["right"]) || set.is_some_and(|set| set.iter().any(covers)))
+        });
+        accepts && names_it
+    })
+}
+
+/// A chain whose policy drops what is forwarded, or what comes in.
 #[derive(Debug, PartialEq, Eq)]
 struct Chain {
     family: String,
@@ -64,11 +103,11 @@ pub(super) fn objects(json: &str) -> Vec<Value> {
 }
 
 /// Of `nft -j list chains`, but for this node's own.
-fn dropping_chains(json: &str, own_table: &str) -> Vec<Chain> {
+fn dropping_chains(json: &str, hook: &str, own_table: &str) -> Vec<Chain> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let chains = objects(json).into_iter().filter_map(|object| {
         let chain = object.get("chain")?;
-        let drops = chain["hook"] == "forward" && chain["policy"] == "drop" && chain["table"] != own_table;
+        let drops = chain["hook"] == hook && chain["policy"] == "drop" && chain["table"] != own_table;
         let is_ip = matches!(chain["family"].as_str(), Some("ip" | "ip6" | "inet"));
         (drops && is_ip).then(|| Chain {
             family: text(&chain["family"]),
@@ -131,12 +170,31 @@ mod tests {
 
     #[test]
     fn chains_that_drop_what_is_forwarded_are_found_and_explained() {
-        let chains = dropping_chains(CHAINS, "postern0");
+        let chains = dropping_chains(CHAINS, "forward", "postern0");
         let names: Vec<_> = chains.iter().map(|chain| chain.name.as_str()).collect();
         assert_eq!(names, ["FORWARD", "fwd"]);
         assert!(chains[0].explain().contains("'iptables -I FORWARD -i postern+ -j ACCEPT'"));
         assert!(chains[1].explain().contains("nft insert rule inet mine fwd iifname"));
-        assert_eq!(dropping_chains("no json", "postern0"), []);
+        assert_eq!(dropping_chains("no json", "forward", "postern0"), []);
+        assert_eq!(dropping_chains(CHAINS, "input", "postern0")[0].name, "in");
+    }
+
+    #[test]
+    fn a_port_is_open_where_a_rule_accepts_it() {
+        let table = |right: &str, verdict: &str| {
+            format!(
+                r#"{{"nftables": [{{"rule": {{"expr": [{{"match": {{"op": "==", "left": {{"payload":
+                {{"protocol": "udp", "field": "dport"}}}}, "right": {right}}}}}, {{"{verdict}": null}}]}}}}]}}"#
+            )
+        };
+        for right in
+            ["4000", r#"{"set": [53, 4000]}"#, r#"{"range": [3000, 5000]}"#, r#"{"set": [{"range": [1, 4000]}]}"#]
+        {
+            assert!(is_open(&table(right, "accept"), 4000), "{right}");
+            assert!(!is_open(&table(right, "drop"), 4000), "{right}");
+            assert!(!is_open(&table(right, "accept"), 6000), "{right}");
+        }
+        assert!(!is_open("no json", 4000));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One nftables table per node, replaced as a whole.
 //!
 //! - `rules`: what is in it; `keep`: that it stays there; `news`: that rules have changed
-//! - `foreign`: other programs' rules that keep a gateway from forwarding; `guard`: those that guard the machine
+//! - `foreign`: other programs' rules that keep a gateway from forwarding, or peers from coming in; `guard`: those that guard the machine
 
 mod foreign;
 mod guard;
@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 
 use super::{NetworkConfig, program::run};
 
+pub use foreign::closed_to;
 pub(super) use foreign::obstacle;
 pub(super) use guard::is_guarded;
 pub(super) use keep::Kept;

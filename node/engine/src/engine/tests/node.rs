@@ -218,6 +218,7 @@ fn line(event: &EngineEvent) -> String {
         EngineEvent::Refuse(packets, reason) => format!("refuse {}: {}", text(packets), reason.label()),
         EngineEvent::Resolve(host) => format!("resolve {host}"),
         EngineEvent::QueryUsage => "in use?".to_owned(),
+        EngineEvent::RelayPeers(peers) => format!("{} relay peers", peers.len()),
         EngineEvent::Denied(resource, reason) => format!("denied {}: {}", of(*resource), reason.label()),
     }
 }

@@ -222,7 +222,7 @@ fn a_datagram_counts_once_and_only_unchanged() {
     assert!(world.tun(GATEWAY).is_empty());
     world.assert_drops(GATEWAY, &[(DropReason::NotAuthentic, 1), (DropReason::Replayed, 1)]);
     let endpoint = world.nodes[GATEWAY].forwarder.peers()[0].endpoint;
-    assert_eq!(endpoint, Some(world.nodes[CLIENT].outside), "the peer has not moved");
+    assert_eq!(endpoint, Some(world.nodes[CLIENT].outside.into()), "the peer has not moved");
 }
 
 #[test]

@@ -15,7 +15,8 @@ use postern_wireguard::PrivateKey;
 
 use super::packets::{seen, tcp};
 use crate::{
-    CarriedGrant, DropReason, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss, Peer, Visible,
+    CarriedGrant, DropReason, Endpoint, Forwarder, ForwarderSink, ForwardingTable, Generation, HeldGrant, Miss, Peer,
+    Visible,
 };
 
 /// Which node.
@@ -62,7 +63,8 @@ pub(super) fn filter() -> Filter {
 /// What came out of a forwarder.
 #[derive(Default)]
 pub(super) struct Out {
-    pub(super) datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub(super) datagrams: VecDeque<(Endpoint, Vec<u8>)>,
+    pub(super) stuns: Vec<(SocketAddr, Vec<u8>)>,
     packets: Vec<Vec<u8>>,
     pub(super) misses: Vec<Miss>,
     /// The longest datagram that passes without being fragmented; any, if not told.
@@ -70,11 +72,11 @@ pub(super) struct Out {
 }
 
 impl ForwarderSink for Out {
-    fn send_datagram(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn send_datagram(&mut self, to: Endpoint, datagram: &[u8]) {
         self.datagrams.push_back((to, datagram.to_vec()));
     }
 
-    fn send_probe(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn send_probe(&mut self, to: Endpoint, datagram: &[u8]) {
         if self.width.is_none_or(|width| datagram.len() <= width) {
             self.send_datagram(to, datagram);
         }
@@ -86,6 +88,17 @@ impl ForwarderSink for Out {
 
     fn miss(&mut self, miss: Miss) {
         self.misses.push(miss);
+    }
+
+    fn stun(&mut self, from: SocketAddr, datagram: &[u8]) {
+        self.stuns.push((from, datagram.to_vec()));
+    }
+}
+
+impl Out {
+    /// What was written to TUN since this was asked last.
+    pub(super) fn take_packets(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.packets)
     }
 }
 
@@ -172,7 +185,8 @@ impl World {
             let (client, resource) = (grant.client_addr, grant.resource_addr);
             table.carried.insert((client.v4.into(), resource.v4.into()), Arc::clone(&grant));
             table.carried.insert((client.v6.into(), resource.v6.into()), Arc::clone(&grant));
-            table.peers.insert(grant.peer, peer(grant.peer, candidates.to_vec(), calls));
+            let known = peer(grant.peer, candidates.to_vec(), false);
+            table.peers.insert(grant.peer, Arc::new(Peer { initiate: calls, ..(*known).clone() }));
         }
         self.publish(GATEWAY, table);
     }
@@ -232,7 +246,7 @@ impl World {
     /// A datagram from anywhere, and all that follows from it.
     pub(super) fn datagram(&mut self, at: At, from: SocketAddr, datagram: &[u8]) {
         let Node { forwarder, out, .. } = &mut self.nodes[at];
-        forwarder.handle_datagram(from, datagram, out, self.now);
+        forwarder.handle_datagram(from.into(), datagram, out, self.now);
         self.deliver();
     }
 
@@ -257,9 +271,10 @@ impl World {
         while let Some((from, (to, datagram))) =
             self.nodes.iter_mut().find_map(|node| Some((node.outside, node.out.datagrams.pop_front()?)))
         {
+            let to = to.direct().expect("there are no relays here");
             self.wire.push((from, to, datagram.clone()));
             if let Some(node) = self.nodes.iter_mut().find(|node| node.outside == to) {
-                node.forwarder.handle_datagram(from, &datagram, &mut node.out, self.now);
+                node.forwarder.handle_datagram(from.into(), &datagram, &mut node.out, self.now);
             }
         }
     }
@@ -270,7 +285,7 @@ impl World {
     }
 
     pub(super) fn tun_packets(&mut self, at: At) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.nodes[at].out.packets)
+        self.nodes[at].out.take_packets()
     }
 
     pub(super) fn misses(&mut self, at: At) -> Vec<Miss> {
@@ -305,6 +320,8 @@ impl World {
     }
 }
 
-pub(super) fn peer(key: PublicKey, candidates: Vec<SocketAddr>, initiate: bool) -> Arc<Peer> {
-    Arc::new(Peer { key, preshared_key: PresharedKey::new([9; 32]), candidates, initiate })
+/// Of a client if `holds`, or else of a gateway.
+pub(super) fn peer(key: PublicKey, candidates: Vec<SocketAddr>, holds: bool) -> Arc<Peer> {
+    let (relays, preshared_key) = (vec![], PresharedKey::new([9; 32]));
+    Arc::new(Peer { key, preshared_key, candidates, relays, holds, carries: !holds, initiate: holds })
 }

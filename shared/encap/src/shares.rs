@@ -8,14 +8,16 @@ use std::{
 
 /// What one subscriber has at least: an IPv4 address, or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Prefix {
+pub enum Prefix {
+    /// An IPv4 address.
     V4([u8; 4]),
+    /// The first half of an IPv6 address.
     V6([u8; 8]),
 }
 
 impl Prefix {
     /// The prefix of an address. One of IPv4 is that, on whatever socket it came in.
-    pub(crate) fn of(ip: IpAddr) -> Self {
+    pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.octets()),
             IpAddr::V6(ip) => Self::V6(network(ip)),
@@ -30,19 +32,19 @@ fn network(ip: Ipv6Addr) -> [u8; 8] {
 
 /// Places, of which no prefix may hold more than its share.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub struct Shares {
     each: usize,
     held: Mutex<HashMap<Prefix, usize>>,
 }
 
 impl Shares {
     /// Of which each prefix may hold this many.
-    pub(crate) fn new(each: usize) -> Arc<Self> {
+    pub fn new(each: usize) -> Arc<Self> {
         Arc::new(Self { each, held: Mutex::default() })
     }
 
     /// A place for this prefix until dropped; `None` when it has its share.
-    pub(crate) fn take(self: &Arc<Self>, prefix: Prefix) -> Option<Share> {
+    pub fn take(self: &Arc<Self>, prefix: Prefix) -> Option<Share> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(prefix).or_default();
         if *count >= self.each {
@@ -55,7 +57,7 @@ impl Shares {
 
 /// One place held.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     shares: Arc<Shares>,
     prefix: Prefix,
 }
