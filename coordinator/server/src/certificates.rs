@@ -258,6 +258,18 @@ impl Identity {
         Ok(config)
     }
 
+    /// TLS in which nodes carry QUIC packets to a relay on its own, where UDP is blocked. Who it is, QUIC finds out.
+    ///
+    /// # Errors
+    /// When the cryptography can't be set up.
+    pub(crate) fn encap_tls(&self) -> Result<rustls::ServerConfig> {
+        let builder = rustls::ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![self.certificate.clone()], self.private_key())?;
+        config.alpn_protocols = vec![postern_encap::ALPN.to_vec()];
+        Ok(config)
+    }
+
     /// TLS for a relay on its own.
     ///
     /// # Errors

@@ -98,16 +98,16 @@ pub(crate) async fn serve_socket(
 /// Serves TCP connections, each by what it says in its TLS handshake (ALPN): the API over HTTPS, to whoever shows an API key; or a
 /// stream of QUIC packets, which becomes a part of the nodes' socket and has that one's bounds. Strangers can't hold more
 /// than [`CONNECTIONS`] to the API, one of them no more than [`CONNECTIONS_EACH`], nor any for longer than they have something to
-/// say; nodes take none of these, and the API none of theirs.
+/// say; nodes take none of these, and the API none of theirs. Without a `router` there is no API, and who asks for it is sent away.
 pub(crate) async fn serve_tcp(
     listener: TcpListener,
     tls: rustls::ServerConfig,
-    router: Router,
+    router: Option<Router>,
     quic: Arc<Socket>,
     stopping: CancellationToken,
 ) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let service = TowerToHyperService::new(router.layer(Extension(ApiOrigin::Network)));
+    let service = router.map(|router| TowerToHyperService::new(router.layer(Extension(ApiOrigin::Network))));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS);
     let (shaking, shaking_shares) = (Arc::new(Semaphore::new(HANDSHAKES)), Shares::new(HANDSHAKES_EACH));
@@ -143,6 +143,7 @@ pub(crate) async fn serve_tcp(
                 return carry(stream, from, quic).await;
             }
             drop(quic);
+            let Some(service) = service else { return };
             let (Ok(_permit), Some(_share)) = (open.try_acquire_owned(), shares.take(source)) else {
                 tracing::debug!(%from, "too many connections to the admin API");
                 return;

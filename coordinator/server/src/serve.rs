@@ -178,7 +178,7 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         Ok(())
     });
     let router = api::router(coordinator);
-    tasks.spawn(listeners::serve_tcp(listener, tls, router.clone(), quic, stopping.clone()));
+    tasks.spawn(listeners::serve_tcp(listener, tls, Some(router.clone()), quic, stopping.clone()));
     let stop = stopping.clone();
     tasks.spawn(async move {
         // The directory is this coordinator's for as long as its socket is.

@@ -42,6 +42,17 @@ fn a_relay_on_its_own_is_registered_and_nodes_go_on_while_it_comes_and_goes() ->
     ensure!(!again.ok(), "the same relay twice");
     office.is_open("http://wiki.postern.internal/")?;
 
+    // It answers STUN, by which nodes measure, and takes streams: a request of 20 bytes, and a TLS handshake for its protocol.
+    let stun = "import os,socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(5); \
+                q=bytes.fromhex('000100002112a442')+os.urandom(12); s.sendto(q,('203.0.113.40',443)); \
+                a=s.recv(1500); assert a[:2]==b'\\x01\\x01' and a[8:20]==q[8:20]";
+    office.laptop.run(&["python3", "-c", stun])?.success()?;
+    let tls = "import socket,ssl; c=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT); c.check_hostname=False; c.verify_mode=0; \
+               c.set_alpn_protocols(['postern-encap/1']); \
+               s=c.wrap_socket(socket.create_connection(('203.0.113.40',443),5)); \
+               assert s.selected_alpn_protocol()=='postern-encap/1'";
+    office.laptop.run(&["python3", "-c", tls])?.success()?;
+
     // It is gone, and is back with the same key; what runs does not mind.
     drop(relay);
     office.is_open("http://wiki.postern.internal/")?;

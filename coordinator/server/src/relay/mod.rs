@@ -8,6 +8,8 @@ pub(crate) use accept::{NEWCOMERS, NEWCOMERS_EACH};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
+use aws_lc_rs::hmac;
+use postern_encap::server::Socket;
 use postern_model::TrustKey;
 use postern_relay::endpoint;
 use postern_wire::close;
@@ -21,6 +23,8 @@ use crate::{certificates::Identity, listeners, passes};
 /// Where a relay's state is unless told otherwise.
 pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/postern-relay";
 const KEY: &str = "relay.key";
+/// What the key for stateless resets is derived for, so that it is of no use for anything else.
+const RESETS: &[u8] = b"postern relay resets v1";
 /// What stands in a coordinator's state directory.
 const COORDINATORS: &str = "identity.key";
 
@@ -29,7 +33,7 @@ const COORDINATORS: &str = "identity.key";
 pub(crate) struct RelayConfig {
     /// Where its key is.
     pub(crate) state_dir: PathBuf,
-    /// UDP for nodes.
+    /// UDP for nodes, and TCP for those that can't use UDP.
     pub(crate) listen: SocketAddr,
     /// Whose passes count.
     pub(crate) trust: Vec<TrustKey>,
@@ -45,16 +49,22 @@ pub(crate) async fn serve(config: RelayConfig) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let dir = postern_statedir::StateDir::open(&config.state_dir)?;
-    let identity = Identity::new(key(&dir)?)?;
+    let key = key(&dir)?;
+    let resets = resets(&key);
+    let identity = Identity::new(key)?;
     let pin = identity.pin();
-    let socket = listeners::udp(config.listen)?;
     let runtime = quinn::default_runtime().context("no async runtime")?;
+    let socket = Socket::new(runtime.wrap_udp_socket(listeners::udp(config.listen)?)?, listeners::streams());
     let quic = endpoint::server_config(identity.relay_tls()?)?;
-    let quic = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(quic), socket, runtime)?;
+    let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
+    let quic =
+        quinn::Endpoint::new_with_abstract_socket(endpoint_config, Some(quic), Arc::clone(&socket) as _, runtime)?;
     let listen = quic.local_addr()?;
+    let listener = listeners::tcp(listen).await?;
     let relay = passes::relay(config.trust, config.rate);
     let stopping = CancellationToken::new();
     let running = tokio::spawn(relay.clone().run(stopping.clone()));
+    let streams = tokio::spawn(listeners::serve_tcp(listener, identity.encap_tls()?, None, socket, stopping.clone()));
     let accepting = tokio::spawn(Arc::new(accept::Accept::new(relay)).run(quic.clone()));
     tracing::info!(%listen, %pin, state_dir = %config.state_dir.display(), "the relay is running");
     let port = listen.port();
@@ -69,9 +79,17 @@ pub(crate) async fn serve(config: RelayConfig) -> Result<()> {
     stopping.cancel();
     quic.close(close::RETRY.into(), b"stopping");
     quic.wait_idle().await;
-    let _ = tokio::join!(running, accepting);
+    let _ = tokio::join!(running, accepting, streams);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// By what a relay tells the nodes of its earlier life that their connections are gone (RFC 9000 section 10.3): the same at
+/// each start, and nobody else's.
+fn resets(key: &KeyPair) -> hmac::Key {
+    let secret = Zeroizing::new(key.serialize_der());
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), RESETS);
+    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
 }
 
 /// The key by which nodes know this relay, made at the first start.

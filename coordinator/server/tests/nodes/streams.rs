@@ -32,7 +32,8 @@ async fn connect_in(
     let runtime = quinn::default_runtime().unwrap();
     let socket: Arc<dyn AsyncUdpSocket> = socket;
     let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime).unwrap();
-    let connecting = endpoint.connect_with(config(credential, 1 << 20, postern_wire::ALPN), remote, "postern-coordinator").unwrap();
+    let connecting =
+        endpoint.connect_with(config(credential, 1 << 20, postern_wire::ALPN), remote, "postern-coordinator").unwrap();
     let connection = within(connecting).await?;
     Ok((endpoint, connection))
 }
