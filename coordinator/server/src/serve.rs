@@ -133,7 +133,8 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
         requests_per_device: REQUESTS_PER_DEVICE,
         psk_master,
     };
-    let core = Core::new(store.load()?, core_config);
+    let mut core = Core::new(store.load()?, core_config);
+    core.begin(clock::moment());
     let endpoint = nodes::bind(listen, &identity, &ca, &reset_secret)?;
     let listener = listeners::tcp(listen).await?;
     let socket = listeners::unix(&dir.admin_socket())?;

@@ -137,6 +137,7 @@ impl Oracle {
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
+            | CoordinatorMessage::StillThere {}
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

@@ -112,7 +112,7 @@ impl World {
             self.nodes[at].is_evicted = true;
         }
         self.cut.insert(connection);
-        self.coordinator.disconnected(at, connection);
+        self.coordinator.disconnected(at, connection, self.now);
         self.node_lost(at, connection);
     }
 
@@ -158,7 +158,7 @@ impl World {
     pub(crate) fn coordinator_outage(&mut self, duration: Duration, is_crash: bool) {
         (0..NODES).for_each(|at| self.cut(at));
         if is_crash {
-            self.coordinator.crash();
+            self.coordinator.crash(self.now + duration);
         }
         self.is_reachable = false;
         self.at(self.now + duration, Event::CoordinatorReturns);

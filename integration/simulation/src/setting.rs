@@ -144,6 +144,7 @@ pub(crate) fn world() -> World {
         wireguard: private_key(at).public(),
         addr: device_addr(at),
         revoked: false,
+        drained: false,
         posture: Posture::default(),
         enrolled_at: long_ago,
         token: TokenId::from_bytes([byte(at); 16]),

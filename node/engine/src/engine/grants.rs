@@ -30,6 +30,7 @@ impl Engine {
             CoordinatorMessage::ActivityRecorded { .. }
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
+            | CoordinatorMessage::StillThere {}
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }
