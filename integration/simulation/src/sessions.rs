@@ -25,7 +25,7 @@ impl World {
         if self.nodes[at].is_evicted || self.nodes[at].session != Session::Away {
             return;
         }
-        if !self.is_reachable {
+        if !self.is_reachable || self.now < self.nodes[at].unplugged_until {
             return self.connect_later(at);
         }
         let connection = self.connections.len() as u64;
