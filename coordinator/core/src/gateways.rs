@@ -15,7 +15,7 @@ use postern_model::{
     record::{Device, Owner},
 };
 
-use crate::Core;
+use crate::{Core, presence::Session};
 
 /// Where a node is in the network, as far as that is known. `R` is what relays are known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Core {
 
     /// Nodes don't say yet which relay is near.
     fn place(&self, device: DeviceId) -> Place<()> {
-        let source = self.sessions.get(&device).map(|session| session.source());
+        let source = self.sessions.get(&device).map(Session::source);
         Place { relay: None, source }
     }
 }

@@ -129,7 +129,6 @@ impl Nodes {
         loop {
             looks.tick().await;
             match liveness.look(heard(connection)) {
-                Next::Nothing => {}
                 Next::Heard => self.heard.note(site, id, clock::moment()),
                 Next::Ask => {
                     asked = clock::moment();
@@ -142,7 +141,7 @@ impl Nodes {
                     tracing::warn!(device = %id, "a gateway has fallen silent");
                     bail!("nothing is heard of gateway {id} any more");
                 }
-                Next::GiveUp => {}
+                Next::Nothing | Next::GiveUp => {}
             }
         }
     }
