@@ -1,7 +1,7 @@
 //! Whether a gateway is there: one that dies without a word has to be missed within seconds, so that its grants can move.
 //!
 //! Only of gateways: laptops may sleep, and nothing depends on how soon that is noticed. A gateway of which nothing was heard for a
-//! moment is sent a message that QUIC has to acknowledge, and repeats until it is. It counts as gone after [`GONE`] looks in
+//! moment, and which is not the only one of its site, is sent a message that QUIC has to acknowledge, and repeats until it is. It counts as gone after [`GONE`] looks in
 //! which nothing came, if another one of its site was heard meanwhile: where none is, the line is down, here or there, and
 //! there is nothing to move to anyway. Then QUIC's own patience ends the session. Looks are counted and not the time, so that a
 //! coordinator that was stopped for a while blames nobody. Only what the connection's keys have opened counts as heard.
@@ -44,19 +44,24 @@ struct Liveness {
     heard: u64,
     /// Looks since then.
     looks: u32,
+    /// At which of them it was asked.
+    asked: Option<u32>,
 }
 
 impl Liveness {
-    /// `heard` counts what has come in all.
-    fn look(&mut self, heard: u64) -> Next {
+    /// `heard` counts what has come in all. Without another gateway at its site it is not asked, and so not given up.
+    fn look(&mut self, heard: u64, has_other: bool) -> Next {
         if std::mem::replace(&mut self.heard, heard) != heard {
-            self.looks = 0;
+            (self.looks, self.asked) = (0, None);
             return Next::Heard;
         }
         self.looks = self.looks.saturating_add(1);
-        match self.looks {
-            GONE.. => Next::GiveUp,
-            QUIET => Next::Ask,
+        match self.asked {
+            None if self.looks >= QUIET && has_other => {
+                self.asked = Some(self.looks);
+                Next::Ask
+            }
+            Some(asked) if self.looks - asked >= GONE - QUIET => Next::GiveUp,
             _ => Next::Nothing,
         }
     }
@@ -69,6 +74,11 @@ pub(super) struct Heard(Mutex<HashMap<SiteId, HashMap<DeviceId, Moment>>>);
 impl Heard {
     fn note(&self, site: SiteId, gateway: DeviceId, at: Moment) {
         self.lock().entry(site).or_default().insert(gateway, at);
+    }
+
+    /// Whether another gateway of the site is there.
+    fn has_other(&self, site: SiteId, gateway: DeviceId) -> bool {
+        self.lock().get(&site).is_some_and(|all| all.keys().any(|other| *other != gateway))
     }
 
     /// Whether another gateway of the site was heard later than then. What was seen in a look may have come a look before.
@@ -128,7 +138,7 @@ impl Nodes {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            match liveness.look(heard(connection)) {
+            match liveness.look(heard(connection), self.heard.has_other(site, id)) {
                 Next::Heard => self.heard.note(site, id, clock::moment()),
                 Next::Ask => {
                     asked = clock::moment();
@@ -154,14 +164,24 @@ mod tests {
     #[test]
     fn a_quiet_gateway_is_asked_once_and_then_given_up() {
         let mut liveness = Liveness::default();
-        assert_eq!(liveness.look(7), Next::Heard);
-        let looks: Vec<_> = (1..=GONE + 1).map(|_| liveness.look(7)).collect();
+        assert_eq!(liveness.look(7, true), Next::Heard);
+        let looks: Vec<_> = (1..=GONE + 1).map(|_| liveness.look(7, true)).collect();
         let asked = looks.iter().filter(|next| **next == Next::Ask).count();
         let given_up = looks.iter().position(|next| *next == Next::GiveUp);
         assert_eq!((asked, given_up), (1, Some(GONE as usize - 1)));
-        assert_eq!(liveness.look(7), Next::GiveUp, "and it stays so");
-        assert_eq!(liveness.look(8), Next::Heard, "until it is heard");
+        assert_eq!(liveness.look(7, true), Next::GiveUp, "and it stays so");
+        assert_eq!(liveness.look(8, true), Next::Heard, "until it is heard");
         assert!(LOOK * GONE >= Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn the_only_gateway_of_a_site_is_left_alone_and_one_that_was_has_its_time() {
+        let mut liveness = Liveness::default();
+        liveness.look(7, false);
+        assert!((0..3 * GONE).all(|_| liveness.look(7, false) == Next::Nothing));
+        assert_eq!(liveness.look(7, true), Next::Ask);
+        let waits = (0..).take_while(|_| liveness.look(7, true) == Next::Nothing).count();
+        assert_eq!(waits, (GONE - QUIET) as usize - 1, "it could not answer before it was asked");
     }
 
     #[test]
@@ -169,7 +189,7 @@ mod tests {
         let mut liveness = Liveness::default();
         let (mut heard, mut asked) = (0, 0);
         for _ in 0..1000 {
-            match liveness.look(heard) {
+            match liveness.look(heard, true) {
                 Next::Nothing | Next::Heard => {}
                 Next::Ask => {
                     asked += 1;
@@ -184,7 +204,7 @@ mod tests {
     #[test]
     fn whoever_speaks_is_not_asked() {
         let mut liveness = Liveness::default();
-        assert!((0..1000_u64).all(|look| liveness.look(1 + look / 2) != Next::Ask));
+        assert!((0..1000_u64).all(|look| liveness.look(1 + look / 2, true) != Next::Ask));
     }
 
     /// Where nobody is heard any more, nobody is to blame.
@@ -195,6 +215,7 @@ mod tests {
         let [silent, other] = [1, 2].map(|byte| DeviceId::from_bytes([byte; 16]));
         let heard = Heard::default();
         let asked = at(10_000);
+        assert!(!heard.has_other(site, silent));
         let is_proven = || heard.is_other_heard_after(site, silent, asked);
         assert!(!is_proven());
         heard.note(site, silent, at(20_000));
@@ -202,7 +223,7 @@ mod tests {
         heard.note(site, other, at(10_499));
         assert!(!is_proven(), "that may have come before the line went down");
         heard.note(site, other, at(10_500));
-        assert!(is_proven());
+        assert!(is_proven() && heard.has_other(site, silent));
         heard.forget(site, other);
         assert!(!is_proven(), "it is not there any more");
     }
