@@ -11,7 +11,6 @@ use postern_model::{
     audit::Actor,
     change::Change,
     grant::{Grant, GrantEnd},
-    record::Owner,
 };
 use postern_policy::{Case, Circumstances, may_know};
 use postern_wire::{AccessReply, AccessRequest, CoordinatorMessage, Granted, InstallGrant, PeerDevice};
@@ -20,21 +19,23 @@ use crate::{
     AccessTicket, Core, Effect, Env, Proposal,
     denials::{Denial, Repeats},
     draft::{Draft, Drafted},
+    failover::Moves,
+    gateways::Given,
     psk,
     shadow::{Note, otherwise},
     waiting::Waiting,
 };
 
-/// More leases than this do not end, or are shortened, in one transaction.
-const GRANTS_PER_BATCH: usize = 1000;
+/// More leases than this do not end, or are shortened, and more grants do not move, in one transaction.
+pub(crate) const GRANTS_PER_BATCH: usize = 1000;
 
 /// What a request comes to that is allowed.
-struct Allowed {
-    filter: Filter,
-    policy: PolicyId,
-    gateway: DeviceId,
+pub(crate) struct Allowed {
+    pub(crate) filter: Filter,
+    pub(crate) policy: PolicyId,
+    pub(crate) gateway: DeviceId,
     /// The end of the lease: no later than the decision would be another.
-    expires_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
 }
 
 /// What is to happen once the proposal is applied.
@@ -49,9 +50,9 @@ pub(crate) enum FollowUp {
     Heard(DeviceId),
     /// The device comes from there.
     Moved(DeviceId, SocketAddr),
-    /// These grants hold as their gateways have them; whoever waits for more is told to come again. The denials that were
-    /// due then are recorded.
-    GiveUp(Vec<GrantId>, Moment),
+    /// These grants hold as their gateways have them; whoever waits for more is told to come again. Those are moved. The
+    /// denials that were due then are recorded.
+    GiveUp(Vec<GrantId>, Moves, Moment),
 }
 
 /// The reason as the device may know it: what it may not see and what is not there are the same to it.
@@ -93,8 +94,9 @@ impl Core {
         let mut draft = Draft::new(self, Actor::Device(device), env.now);
         let circumstances = self.surroundings.of(device, env.now);
         let case = Case::new(&self.state, device, request.resource);
-        let decided =
-            case.as_ref().map_err(|reason| *reason).and_then(|case| self.decide_access(case, circumstances, held));
+        let latest = env.now.plus(self.config.lease);
+        let decide = |case| self.decide_access(case, circumstances, latest, held, &Given::new());
+        let decided = case.as_ref().map_err(|reason| *reason).and_then(decide);
         match decided {
             Ok(allowed) => {
                 case.iter().for_each(|case| draft.shadow(case, circumstances));
@@ -126,35 +128,24 @@ impl Core {
         }
     }
 
-    fn decide_access(
+    /// Decides, and chooses a gateway: the one of the grant that is `held`, if it is in service. No lease ends after `latest`.
+    pub(crate) fn decide_access(
         &self,
         case: &Case<'_>,
         circumstances: Circumstances,
+        latest: Timestamp,
         held: Option<&Grant>,
+        given: &Given,
     ) -> Result<Allowed, DenyReason> {
         match case.decide(circumstances) {
             Decision::Denied { reason } => Err(reason),
             Decision::Allowed { filter, policy } => {
                 let (device, resource) = (case.device().id, case.resource().id);
-                let gateway = self.gateway_for(device, resource, held).ok_or(DenyReason::NoGateway)?;
-                let expires_at = case.holds_until(circumstances, circumstances.now.plus(self.config.lease));
+                let gateway = self.gateway_for(device, resource, held, given).ok_or(DenyReason::NoGateway)?;
+                let expires_at = case.holds_until(circumstances, latest);
                 Ok(Allowed { filter, policy, gateway, expires_at })
             }
         }
-    }
-
-    /// A connected gateway of the resource's site: the one that carries the grant already, else the least loaded.
-    fn gateway_for(&self, device: DeviceId, resource: ResourceId, held: Option<&Grant>) -> Option<DeviceId> {
-        let site = self.state.resources.get(&resource)?.site;
-        let gateways = self
-            .state
-            .devices_of(Owner::Site(site))
-            .filter(|gateway| !gateway.revoked && gateway.id != device && self.sessions.contains_key(&gateway.id));
-        let load = |id: DeviceId| {
-            let is_other = held.is_none_or(|held| held.gateway != id);
-            (is_other, self.state.load_of_gateway(id), id)
-        };
-        gateways.map(|gateway| load(gateway.id)).min().map(|(_, _, id)| id)
     }
 
     fn draft_grant(
@@ -203,12 +194,16 @@ impl Core {
             draft.end_grant(grant, GrantEnd::Expired);
         }
         let ended = self.state.policy_ends().take_while(|(at, _)| *at <= env.now).take(GRANTS_PER_BATCH);
+        let mut is_policy_due = false;
         for (_, policy) in ended {
+            is_policy_due = true;
             draft.expire_policy(policy);
         }
         for report in self.enforcement.due(env.moment) {
             draft.note_report(report);
         }
+        // Where policies end, moves wait for the next time: they are decided by what holds after that.
+        let moves = if is_policy_due { Moves::default() } else { self.draft_moves(&mut draft, env) };
         let late = self.waiting.late(env.moment);
         let (known, new): (Vec<_>, Vec<_>) = late.partition(|(_, waiting)| waiting.before.is_some());
         for grant in new.into_iter().filter_map(|(id, _)| self.state.grants.get(&id)) {
@@ -219,7 +214,7 @@ impl Core {
             draft.repeated_shadows(repeats);
         }
         let known = known.into_iter().map(|(id, _)| id).collect();
-        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known, env.moment))
+        Proposal::new(draft.finish(), ()).then(FollowUp::GiveUp(known, moves, env.moment))
     }
 
     fn draft_shortened(&self, draft: &mut Draft<'_>) {
@@ -242,7 +237,9 @@ impl Core {
         let denials = self.denials.next_due().map(|due| due.since(moment));
         let policy = self.state.policy_ends().next().map(|(at, _)| now.until(at));
         let report = self.enforcement.next_due(moment);
-        lease.into_iter().chain(policy).chain(report).chain(set_back).chain(acknowledgement).chain(denials).min()
+        let moves = self.failover.next_due(moment);
+        let all = lease.into_iter().chain(policy).chain(report).chain(set_back).chain(acknowledgement).chain(denials);
+        all.chain(moves).min()
     }
 
     /// After a grant was put: on to its gateway, or into its next welcome. The client waits for the acknowledgement: in
@@ -281,7 +278,8 @@ impl Core {
                 // The gateway has it as it is: renewed twice at one moment.
                 None => self.answer_ready(ticket, grant, now),
             },
-            Some(FollowUp::GiveUp(grants, moment)) => {
+            Some(FollowUp::GiveUp(grants, moves, moment)) => {
+                self.settle_moves(&moves);
                 self.denials.forget_due(moment);
                 self.enforcement.recorded(moment);
                 for id in grants {
@@ -319,6 +317,16 @@ impl Core {
         }
         if waiting.push {
             self.send_granted(&grant, now);
+        }
+        // Only now that the client goes another way is the old one closed.
+        let is_over = now >= grant.expires_at;
+        for old in self.superseded.take_untold(id) {
+            let reason = DenyReason::Replaced;
+            self.send(old.gateway, CoordinatorMessage::RevokeGrant { grant: old.id, reason });
+            if is_over {
+                // It was not told of the new one.
+                self.send(old.device, CoordinatorMessage::RevokeGrant { grant: old.id, reason });
+            }
         }
     }
 

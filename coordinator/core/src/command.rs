@@ -86,6 +86,18 @@ pub enum Command {
     WithdrawToken {
         id: TokenId,
     },
+    /// Nothing passes through this gateway any more; what does, moves to others of its site.
+    DrainGateway {
+        site: SiteName,
+        id: DeviceId,
+        /// Also if no other one is in service.
+        is_forced: bool,
+    },
+    /// It may carry grants again.
+    UndrainGateway {
+        site: SiteName,
+        id: DeviceId,
+    },
     RevokeDevice {
         id: DeviceId,
     },

@@ -6,11 +6,11 @@ use std::{
 };
 
 use postern_model::{
-    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, RelayId, Revision, SecretBytes, Timestamp,
+    Candidate, DenyReason, DeviceId, Fqdn, GrantId, Moment, RelayId, Revision, SecretBytes, SiteId, Timestamp,
     audit::{Actor, AuditEvent},
     change::{Batch, Change},
     grant::{Grant, GrantEnd},
-    record::World,
+    record::{Device, Owner, World},
 };
 use postern_wire::{CoordinatorMessage, Eviction, close};
 
@@ -22,8 +22,10 @@ use crate::{
     denials::Denials,
     draft::Drafted,
     enforcement::{Effects, Enforcement},
+    failover::Failover,
     presence::Session,
     relays::RelayConfig,
+    superseded::Superseded,
     surroundings::Surroundings,
     waiting::WaitingGrants,
 };
@@ -123,6 +125,10 @@ pub struct Core {
     pub(crate) waiting: WaitingGrants,
     pub(crate) denials: Denials,
     pub(crate) enforcement: Enforcement,
+    /// Gateways that are away, and grants that are to move for it.
+    pub(crate) failover: Failover,
+    /// Grants that gateways may have in force though others have taken their place.
+    pub(crate) superseded: Superseded,
     /// By which DNS name the resource of a grant was last asked for, if by one; kept for as long as the grant, and not over
     /// a restart.
     pub(crate) queried: HashMap<GrantId, Fqdn>,
@@ -136,7 +142,7 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// A core over what the store holds. Every device is away; grants go on.
+    /// A core over what the store holds. Every device is away; grants go on. Say when it is with [`Self::begin`].
     pub fn new(world: World, config: CoreConfig) -> Self {
         Self {
             declared_at: world.revision,
@@ -149,6 +155,8 @@ impl Core {
             waiting: WaitingGrants::default(),
             denials: Denials::default(),
             enforcement: Enforcement::default(),
+            failover: Failover::default(),
+            superseded: Superseded::default(),
             queried: HashMap::new(),
             effects: VecDeque::new(),
         }
@@ -192,7 +200,7 @@ impl Core {
         let is_declarative = changes.iter().any(declaration::is_declarative);
         let ended: Vec<(Grant, GrantEnd)> = changes.iter().filter_map(|change| self.ending(change)).collect();
         let mut changed: Vec<(GrantId, Option<Grant>)> = Vec::new();
-        let mut gone = Vec::new();
+        let (mut gone, mut drained) = (Vec::new(), Vec::new());
         for change in changes.into_list() {
             match &change {
                 Change::PutGrant(grant) => {
@@ -206,6 +214,7 @@ impl Core {
                 }
                 Change::RemoveDevice(id) => gone.push(*id),
                 Change::PutDevice(device) if device.revoked => gone.push(device.id),
+                Change::PutDevice(device) => drained.extend(self.is_drained_anew(device)),
                 _ => {}
             }
             self.state.apply(change);
@@ -213,21 +222,44 @@ impl Core {
         self.state.revision = self.state.revision.next();
         effects.ended = ended
             .iter()
-            .filter(|(_, end)| is_taken_away(*end, follow_up.as_ref()))
+            .filter(|(grant, end)| is_taken_away(grant, *end, follow_up.as_ref()))
             .map(|(grant, _)| grant.clone())
             .collect();
+        let less = effects.ended.iter().chain(&effects.changed);
+        effects.elsewhere = less.flat_map(|grant| self.superseded.before(grant.id, now)).cloned().collect();
         self.begin_report(&audit, &effects, (now, moment));
         if is_declarative {
             self.declared_at = self.state.revision;
         }
+        let mut waiting = Vec::new();
         for (grant, end) in ended {
-            self.tell_ended(&grant, end);
+            match successor(&grant, end, follow_up.as_ref()) {
+                Successor::Moved(new) => waiting.push((new, self.hand_over(&grant, new, now))),
+                Successor::Asked(new) => {
+                    self.tell_ended(&grant, end);
+                    self.superseded.put(grant, new, true, now);
+                }
+                Successor::None => {
+                    self.tell_ended(&grant, end);
+                    self.superseded.forget(grant.id);
+                    if end == GrantEnd::Revoked(DenyReason::NoGateway) {
+                        self.note_orphan(grant);
+                    }
+                }
+            }
         }
         for (grant, before) in changed {
             self.tell_changed(grant, before, follow_up.as_ref(), (now, moment));
         }
+        for (grant, tickets) in waiting {
+            self.waiting.take_over(grant, tickets);
+        }
         for device in gone {
             self.evict(device);
+        }
+        for (gateway, site) in drained {
+            self.look_at_gateway(gateway);
+            self.look_at_site(site);
         }
         self.tell_catalogues(news);
         checks.into_iter().for_each(|before| self.tell_checks(&before));
@@ -283,14 +315,28 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&grant.gateway) {
             session.unacknowledged.remove(&grant.id);
         }
+        // Those that this one was to take the place of, and of whose end nobody has heard.
+        for old in self.superseded.take_untold(grant.id) {
+            for device in [old.gateway, old.device] {
+                self.send(device, CoordinatorMessage::RevokeGrant { grant: old.id, reason });
+            }
+        }
         self.queried.remove(&grant.id);
         self.answer_waiting(grant.id, reason);
+    }
+
+    /// The gateway and its site, if it is drained or undrained by this.
+    fn is_drained_anew(&self, device: &Device) -> Option<(DeviceId, SiteId)> {
+        let Owner::Site(site) = device.owner else { return None };
+        let is_drained = self.state.devices.get(&device.id).is_some_and(|before| before.drained);
+        (is_drained != device.drained).then_some((device.id, site))
     }
 
     fn evict(&mut self, device: DeviceId) {
         self.candidates.remove(&device);
         self.homes.remove(&device);
         self.surroundings.forget(device);
+        self.failover.forget(device);
         if self.sessions.contains_key(&device) {
             self.send(device, CoordinatorMessage::Evicted { reason: Eviction::Revoked });
             self.close(device, close::UNAUTHORIZED);
@@ -304,11 +350,30 @@ pub(crate) fn has_less(before: &Grant, after: &Grant) -> bool {
     !before.filter.minus(&after.filter).is_empty() || after.expires_at < before.expires_at
 }
 
-/// Whether a grant ended because it was to end, and neither by itself nor because its device has asked for another.
-fn is_taken_away(end: GrantEnd, follow_up: Option<&FollowUp>) -> bool {
+/// What has taken the place of a grant that ended.
+enum Successor {
+    None,
+    /// Its device has asked for another.
+    Asked(GrantId),
+    /// It was moved to another gateway.
+    Moved(GrantId),
+}
+
+fn successor(grant: &Grant, end: GrantEnd, follow_up: Option<&FollowUp>) -> Successor {
+    match (end, follow_up) {
+        (GrantEnd::Replaced, Some(FollowUp::Await(_, new))) => Successor::Asked(*new),
+        (GrantEnd::Replaced, Some(FollowUp::GiveUp(_, moves, _))) => {
+            moves.moved.get(&grant.id).map_or(Successor::None, |new| Successor::Moved(*new))
+        }
+        _ => Successor::None,
+    }
+}
+
+/// Whether a grant ended because it was to end, and neither by itself nor because another has taken its place.
+fn is_taken_away(grant: &Grant, end: GrantEnd, follow_up: Option<&FollowUp>) -> bool {
     match end {
         GrantEnd::Revoked(_) => true,
-        GrantEnd::Replaced => !matches!(follow_up, Some(FollowUp::Await(..))),
+        GrantEnd::Replaced => matches!(successor(grant, end, follow_up), Successor::None),
         GrantEnd::Expired => false,
     }
 }

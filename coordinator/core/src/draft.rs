@@ -2,7 +2,7 @@
 //!
 //! Nothing here touches the state. A finished draft also holds the end of every grant that its changes make impossible.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use postern_model::{
     Decision, DenyReason, DeviceId, GrantId, ResourceId, Timestamp, UserId,
@@ -16,6 +16,7 @@ use postern_policy::{Case, Circumstances, Facts, PolicySet};
 use crate::{
     Core,
     changes::{After, Changes},
+    presence::Session,
     shadow::{Note, names_any, otherwise},
     state::State,
     surroundings::Surroundings,
@@ -24,6 +25,7 @@ use crate::{
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a State,
     surroundings: &'a Surroundings,
+    sessions: &'a HashMap<DeviceId, Session>,
     pub(crate) now: Timestamp,
     actor: Actor,
     changes: Changes,
@@ -54,13 +56,19 @@ impl<'a> Draft<'a> {
 
     /// A draft over another state than the core's.
     pub(crate) fn over(state: &'a State, core: &'a Core, actor: Actor, now: Timestamp) -> Self {
-        let surroundings = &core.surroundings;
-        Self { state, surroundings, now, actor, changes: Changes::default(), audit: Vec::new(), moved: None }
+        let Core { surroundings, sessions, .. } = core;
+        let changes = Changes::default();
+        Self { state, surroundings, sessions, now, actor, changes, audit: Vec::new(), moved: None }
     }
 
     /// A device's circumstances are about to be others: what it holds is decided by them.
     pub(crate) fn move_device(&mut self, device: DeviceId, circumstances: Circumstances) {
         self.moved = Some((device, circumstances));
+    }
+
+    /// Whether a device is there.
+    pub(crate) fn is_connected(&self, device: DeviceId) -> bool {
+        self.sessions.contains_key(&device)
     }
 
     pub(crate) fn change(&mut self, change: Change) {
@@ -80,6 +88,11 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn note_down(&mut self, (action, object, details): Note) {
         self.audit.push(AuditEvent { at: self.now, actor: self.actor.clone(), action, object, details });
+    }
+
+    /// Whether it ends this grant already.
+    pub(crate) fn has_ended(&self, grant: GrantId) -> bool {
+        self.changes.is_ended(grant)
     }
 
     pub(crate) fn end_grant(&mut self, grant: &Grant, end: GrantEnd) {

@@ -108,6 +108,8 @@ pub(crate) struct Effects {
     pub(crate) ended: Vec<Grant>,
     /// The grants that go on with less, as they were.
     pub(crate) changed: Vec<Grant>,
+    /// Grants whose place one of those had taken, and which other gateways may still have in force.
+    pub(crate) elsewhere: Vec<Grant>,
 }
 
 /// All reports that are kept.
@@ -130,7 +132,7 @@ impl Enforcement {
         /// More than the first few are in the audit log.
         const SHOWN: usize = 8;
         let mut nodes: BTreeMap<DeviceId, NodeReport> = BTreeMap::new();
-        for grant in effects.ended.iter().chain(&effects.changed) {
+        for grant in effects.ended.iter().chain(&effects.changed).chain(&effects.elsewhere) {
             let node = nodes.entry(grant.gateway).or_default();
             node.is_offline = !is_connected(grant.gateway);
             // A gateway that has not heard of an earlier change goes by the end that it knows.

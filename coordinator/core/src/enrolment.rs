@@ -191,6 +191,7 @@ fn enrol(
         wireguard: proof.wireguard,
         addr,
         revoked: false,
+        drained: false,
         posture,
         enrolled_at: env.now,
         token: token.id,

@@ -4,7 +4,7 @@
 //! *proposed* (a [`Proposal`], made without touching the core), then committed by the store, then *applied*. Only what
 //! was applied yields [`Effect`]s, so nothing is told to a node or an admin that a crash could take back.
 //!
-//! The order of calls, under one lock:
+//! The order of calls, under one lock, after [`Core::begin`] once:
 //!
 //! 1. `propose_*(…)` → `Result<Proposal<T>, …>`; looks only.
 //! 2. the shell commits `proposal.batch` (one transaction); if that fails it drops the proposal and reports the fault.
@@ -18,6 +18,7 @@
 //!   state as it would be after it
 //! - [`declaration`]: how all of that is to be, as a file says it, and what would come of it
 //! - `commands`, `enrolment`, `access`: what a batch is made of; `shadow`: what shadow policies would make of it; `core`: proposing, applying
+//! - `gateways`: which gateway carries a grant; `failover`: what becomes of grants when it goes away; `superseded`: what it may have left
 //! - `enforcement`: who has acknowledged a change; `inquiry`: why, and who can; `advice`: what policies allow and nobody uses
 //! - `presence`: sessions, candidates; `surroundings`: postures and sources; `catalogue`: what they are told of resources; `waiting`: acknowledgements that are due;
 //!   `denials`: how often the same was denied; `psk`: preshared keys; `relays`: passes, and who waits where
@@ -37,11 +38,14 @@ mod denials;
 mod draft;
 mod enforcement;
 mod enrolment;
+mod failover;
+mod gateways;
 mod inquiry;
 mod presence;
 mod psk;
 mod relays;
 mod shadow;
+mod superseded;
 mod surroundings;
 #[cfg(test)]
 mod tests;

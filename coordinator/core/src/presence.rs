@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -44,6 +44,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// From which address it comes.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.from.ip().to_canonical()
+    }
+
     /// Takes one acknowledgement; whether it was the one of the last version sent.
     pub(crate) fn has_acknowledged(&mut self, grant: GrantId) -> bool {
         let Entry::Occupied(mut sent) = self.unacknowledged.entry(grant) else { return false };
@@ -108,7 +113,7 @@ impl Core {
         hello: &Hello,
         from: SocketAddr,
         renew_certificate_in: Duration,
-        now: Timestamp,
+        (now, moment): (Timestamp, Moment),
     ) {
         let Some(record) = self.state.devices.get(&device).filter(|record| !record.revoked).cloned() else {
             self.effects.push_back(Effect::Close { device, connection, code: close::UNAUTHORIZED });
@@ -139,6 +144,7 @@ impl Core {
         if self.note_candidates(device, Some(hello.candidates.clone())) || has_moved_in {
             self.tell_reach(device, now);
         }
+        self.look_at_device(device, moment);
     }
 
     fn greet(&mut self, device: &Device, renew_certificate_in: Duration, now: Timestamp) {
@@ -244,11 +250,16 @@ impl Core {
         changes.iter().any(is_about).then(|| self.checks())
     }
 
-    /// The connection with this number ended; ignored when a newer one took its place.
-    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64) {
+    /// The connection with this number ended, and the node was last heard of at that moment; ignored when a newer one took
+    /// its place. What a gateway carried moves if it does not come back in time.
+    pub fn handle_disconnected(&mut self, device: DeviceId, connection: u64, heard: Moment) {
         if self.sessions.get(&device).is_some_and(|session| session.connection == connection) {
             self.sessions.remove(&device);
             self.enforcement.note_presence(device, true);
+            let is_gateway = |record: &Device| matches!(record.owner, Owner::Site(_)) && !record.revoked;
+            if self.state.devices.get(&device).is_some_and(is_gateway) {
+                self.failover.left(device, heard);
+            }
         }
     }
 
@@ -267,8 +278,14 @@ impl Core {
         }
         match message {
             NodeMessage::GrantInstalled { grant, cut } => self.handle_installed(device, (grant, cut), (now, moment)),
-            NodeMessage::GrantRevoked { grant, cut } => self.enforcement.acknowledged(device, grant, cut, moment),
-            NodeMessage::Settled { revision } => self.enforcement.settled(device, revision, moment),
+            NodeMessage::GrantRevoked { grant, cut } => {
+                self.enforcement.acknowledged(device, grant, cut, moment);
+                self.superseded.acknowledged(device, grant);
+            }
+            NodeMessage::Settled { revision } => {
+                self.enforcement.settled(device, revision, moment);
+                self.superseded.settled(device);
+            }
             NodeMessage::Candidates { candidates } => {
                 if self.note_candidates(device, Some(candidates)) {
                     self.tell_reach(device, now);

@@ -47,6 +47,13 @@ impl WaitingGrants {
         self.grants.entry(id).or_insert(Waiting { tickets: Vec::new(), push: false, before, until: None })
     }
 
+    /// These requests wait for that grant as well.
+    pub(crate) fn take_over(&mut self, id: GrantId, tickets: Vec<AccessTicket>) {
+        if let Some(waiting) = self.grants.get_mut(&id) {
+            waiting.tickets.extend(tickets);
+        }
+    }
+
     /// Gives the gateway until then, unless it has a deadline already.
     pub(crate) fn expect(&mut self, id: GrantId, until: Moment) {
         if let Some(waiting) = self.grants.get_mut(&id).filter(|waiting| waiting.until.is_none()) {

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use postern_core::{Command, Core, EnrolProof, Enrolment, Env, Proposal, Refusal, Touched};
 use postern_model::{
-    DenyReason, DeviceId, Filter, Posture, ResourceId, Sha256, Timestamp,
+    DenyReason, DeviceId, Filter, Moment, Posture, ResourceId, Sha256, Timestamp,
     audit::{Actor, AuditEntry},
     change::{Batch, Change},
     token::HostPort,
@@ -212,7 +212,7 @@ impl Coordinator {
         let proposed = Arc::clone(&hello);
         let propose = move |core: &Core, env: &mut Env<'_>| Ok(core.propose_connect(device, &proposed, from, env));
         let connected = move |core: &mut Core, now: Timestamp| {
-            core.handle_connected(device, connection, &hello, from, renew_in, now);
+            core.handle_connected(device, connection, &hello, from, renew_in, (now, clock::moment()));
             registry.begin_session(device, connection);
         };
         infallible(self.transact(propose, connected).await)
@@ -222,7 +222,16 @@ impl Coordinator {
     pub(crate) async fn disconnect(&self, device: DeviceId, connection: u64) {
         self.outboxes.close(connection);
         self.registry.remove(device, connection);
-        self.handle(|core, _| core.handle_disconnected(device, connection)).await;
+        self.handle(|core, _| core.handle_disconnected(device, connection, clock::moment())).await;
+    }
+
+    /// Nothing was heard on this connection for so long: its session is over, and the connection is about to be closed.
+    pub(crate) async fn fell_silent(&self, device: DeviceId, connection: u64, silence: Duration) {
+        self.handle(|core, _| {
+            let heard = clock::moment().since_boot().saturating_sub(silence);
+            core.handle_disconnected(device, connection, Moment::from_boot(heard));
+        })
+        .await;
     }
 
     /// A message in the session.

@@ -142,7 +142,8 @@ async fn start(config: &ServeConfig, stopping: &CancellationToken) -> Result<Joi
             own: config.relay.then(|| passes::own_entry(identity.pin(), public_address.clone())),
         }),
     };
-    let core = Core::new(store.load()?, core_config);
+    let mut core = Core::new(store.load()?, core_config);
+    core.begin(clock::moment());
     let (endpoint, quic, quic_config) = nodes::bind(listen, &identity, &ca, &reset_secret, config.relay)?;
     let listener = listeners::tcp(listen).await?;
     let socket = listeners::unix(&dir.admin_socket())?;

@@ -170,12 +170,12 @@ fn put_policy(tx: &Transaction<'_>, policy: &Policy) -> rusqlite::Result<()> {
 }
 
 fn put_device(tx: &Transaction<'_>, device: &Device) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO devices (id, name, user_id, site_id, key, wireguard, v4, v6, revoked,
+    let sql = "INSERT INTO devices (id, name, user_id, site_id, key, wireguard, v4, v6, revoked, drained,
             posture, enrolled_at, token_id)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
         ON CONFLICT (id) DO UPDATE SET name = excluded.name, user_id = excluded.user_id, site_id = excluded.site_id,
             key = excluded.key, wireguard = excluded.wireguard, v4 = excluded.v4, v6 = excluded.v6,
-            revoked = excluded.revoked, posture = excluded.posture, enrolled_at = excluded.enrolled_at,
+            revoked = excluded.revoked, drained = excluded.drained, posture = excluded.posture, enrolled_at = excluded.enrolled_at,
             token_id = excluded.token_id";
     let (user, site) = owner_columns(device.owner);
     let values = params![
@@ -188,6 +188,7 @@ fn put_device(tx: &Transaction<'_>, device: &Device) -> rusqlite::Result<()> {
         Text(device.addr.v4),
         Text(device.addr.v6),
         device.revoked,
+        device.drained,
         to_json(&device.posture)?,
         device.enrolled_at.unix_millis(),
         Text(device.token),

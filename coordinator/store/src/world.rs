@@ -119,6 +119,7 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Device> {
         wireguard: row.text("wireguard")?,
         addr: row.addr()?,
         revoked: row.get("revoked")?,
+        drained: row.get("drained")?,
         posture: row.json("posture")?,
         enrolled_at: row.time("enrolled_at")?,
         token: row.text("token_id")?,

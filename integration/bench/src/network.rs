@@ -152,6 +152,7 @@ pub(crate) fn world(policy_count: u32) -> World {
         wireguard: PublicKey(key(2, n)),
         addr: ranges.device(FIRST_INDEX + n).expect("there are enough"),
         revoked: false,
+        drained: false,
         posture: posture(n),
         enrolled_at: NOW,
         token: TokenId::from_bytes(bytes(7, n)),

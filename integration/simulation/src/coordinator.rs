@@ -26,7 +26,7 @@ pub(crate) enum Said {
     /// In the session.
     Message(u64, CoordinatorMessage),
     /// To an access request.
-    Answer(At, u64, ResourceId, AccessReply),
+    Answer(At, u64, ResourceId, Box<AccessReply>),
     /// The connection is closed with this code.
     Close(u64, u32),
 }
@@ -89,7 +89,7 @@ impl Coordinator {
                 Effect::Answer(ticket, reply) => self
                     .asked
                     .remove(&ticket)
-                    .map(|(at, connection, resource)| Said::Answer(at, connection, resource, reply)),
+                    .map(|(at, connection, resource)| Said::Answer(at, connection, resource, Box::new(reply))),
             });
         }
     }
@@ -114,12 +114,13 @@ impl Coordinator {
         };
         self.transact(|core, env| core.propose_connect(device, &hello, outside, env), now);
         let renew = Duration::from_secs(24 * 3600);
-        self.core.handle_connected(device, connection, &hello, outside, renew, timestamp(now));
+        let now = (timestamp(now), Moment::from_boot(now));
+        self.core.handle_connected(device, connection, &hello, outside, renew, now);
         self.pump();
     }
 
-    pub(crate) fn disconnected(&mut self, at: At, connection: u64) {
-        self.core.handle_disconnected(setting::device_id(at), connection);
+    pub(crate) fn disconnected(&mut self, at: At, connection: u64, now: Duration) {
+        self.core.handle_disconnected(setting::device_id(at), connection, Moment::from_boot(now));
         self.pump();
     }
 
@@ -143,9 +144,10 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Falls over. What is in the store stays.
-    pub(crate) fn crash(&mut self) {
+    /// Falls over, and begins again at that time with what is in the store.
+    pub(crate) fn crash(&mut self, until: Duration) {
         self.core = Core::new(self.core.state().world(), config());
+        self.core.begin(Moment::from_boot(until));
         self.is_running = false;
         self.asked.clear();
         self.said.clear();

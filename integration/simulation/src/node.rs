@@ -76,6 +76,8 @@ pub(crate) struct Node {
     pub(crate) moves: u8,
     pub(crate) session: Session,
     pub(crate) is_evicted: bool,
+    /// Nothing comes to it, or from it, until then.
+    pub(crate) unplugged_until: Duration,
     /// Access requests without an answer.
     pub(crate) asking: BTreeSet<ResourceId>,
     pub(crate) rogue: Option<Rogue>,
@@ -95,6 +97,7 @@ impl Node {
             moves: 0,
             session: Session::Away,
             is_evicted: false,
+            unplugged_until: Duration::ZERO,
             asking: BTreeSet::new(),
             rogue: is_rogue.then(|| Rogue::new(at)),
             table: None,

@@ -66,7 +66,7 @@ enum Writer {
     /// A client's application; from an address of another, if forged.
     Client { flow: Flow, is_forged: bool },
     /// A host behind a gateway; as part of this flow, if any.
-    Target { flow: Option<Flow> },
+    Target { gateway: At, flow: Option<Flow> },
 }
 
 /// A packet that was written.
@@ -138,6 +138,7 @@ impl Oracle {
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Relays { .. }
+            | CoordinatorMessage::StillThere {}
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }
@@ -212,7 +213,7 @@ impl Oracle {
         if protocol == Protocol::Tcp {
             self.knocked.insert((gateway, dst, src));
         }
-        self.write(Writer::Target { flow }, (src, dst), len, now)
+        self.write(Writer::Target { gateway, flow }, (src, dst), len, now)
     }
 
     fn write(&mut self, writer: Writer, (src, dst): (SocketAddr, SocketAddr), len: usize, now: Duration) -> u64 {
@@ -241,7 +242,7 @@ impl Oracle {
         let letter = &self.letters[usize::try_from(id).expect("an index")];
         match letter.writer {
             Writer::Client { flow, .. } => (letter.written_at, Some(flow)),
-            Writer::Target { flow } => (letter.written_at, flow),
+            Writer::Target { flow, .. } => (letter.written_at, flow),
         }
     }
 
@@ -351,12 +352,11 @@ impl Oracle {
         }
         let unknown = || (Invariant::OnlyReplies, format!("not a reply to anything, {pair:?}"));
         let letter = self.letter(seen).ok_or_else(unknown)?.clone();
-        let Writer::Target { flow: Some(flow) } = letter.writer else { return Err(unknown()) };
+        let Writer::Target { gateway, flow: Some(flow) } = letter.writer else { return Err(unknown()) };
         let what = flow.what;
         if what.client != client {
             return Err((Invariant::OnlyReplies, format!("a reply to {what:?}")));
         }
-        let gateway = setting::gateway_of(what.resource);
         let Some(sent_at) = cause else { return Err(unknown()) };
         if !self.permits.is_live(gateway, what, sent_at) {
             return Err((Invariant::OnlyReplies, format!("a reply to {what:?} without a live grant at the gateway")));

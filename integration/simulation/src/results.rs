@@ -57,8 +57,8 @@ impl World {
     pub fn was_granted(&self, id: u64, from: Duration, to: Duration) -> bool {
         let Some(flow) = self.oracle.written(id).1 else { return false };
         let what = flow.what;
-        let permits = &self.oracle.permits;
-        [what.client, setting::gateway_of(what.resource)].iter().all(|at| permits.lasts(*at, what, from, to))
+        let lasts = |at: At| self.oracle.permits.lasts(at, what, from, to);
+        lasts(what.client) && setting::gateways_of(what.resource).any(lasts)
     }
 
     /// Whether a client held a live grant for what is sent, at a time.
@@ -68,7 +68,7 @@ impl World {
 
     /// Whether a gateway carried a live grant for what is sent, at a time.
     pub fn was_carried(&self, sending: &Sending, at: Duration) -> bool {
-        self.oracle.permits.is_live(setting::gateway_of(sending.resource), sending.what(), at)
+        setting::gateways_of(sending.resource).any(|gateway| self.oracle.permits.is_live(gateway, sending.what(), at))
     }
 
     /// Whether the client's end and the target's end of a connection have taken a reset.

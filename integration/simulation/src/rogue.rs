@@ -14,22 +14,27 @@ pub(crate) struct Rogue {
     /// Whose overlay addresses it sends from.
     pub(crate) poses_as: At,
     peers: BTreeMap<PublicKey, Arc<Peer>>,
+    /// How many tables it has made.
+    twists: usize,
 }
 
 impl Rogue {
     pub(crate) fn new(at: At) -> Self {
-        Self { poses_as: at, peers: BTreeMap::new() }
+        Self { poses_as: at, peers: BTreeMap::new(), twists: 0 }
     }
 
     /// The table that it uses in place of the one that its engine made.
     pub(crate) fn twist(&mut self, table: &ForwardingTable) -> Arc<ForwardingTable> {
         let mut table = table.clone();
+        self.twists += 1;
         table.own = setting::device_addr(self.poses_as);
         self.peers.extend(table.peers.iter().map(|(key, peer)| (*key, Arc::clone(peer))));
         for number in 0..RESOURCES.len() {
+            // Now one of its gateways, now another.
+            let gateways: Vec<_> = setting::gateways_of(number).collect();
+            let gateway = gateways[self.twists % gateways.len()];
             let filter = Filter { tcp: PortSet::Any, udp: PortSet::Any, icmp: true };
             let (resource, addr) = (setting::resource_id(number), setting::resource_addr(number));
-            let gateway = setting::gateway_of(number);
             let key = setting::private_key(gateway).public();
             let held = Arc::new(HeldGrant {
                 grant: GrantId::from_bytes([0xff; 16]),

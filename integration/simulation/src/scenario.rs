@@ -56,6 +56,10 @@ pub enum Step {
     Roam(At),
     /// A node's connection to the coordinator breaks.
     Disconnect(At),
+    /// An admin drains a gateway, counted from the first one, or takes that back.
+    Drain(usize, bool),
+    /// A gateway, counted from the first one, can't be reached by anyone for a while, nor reach anyone.
+    Unplug(usize, Duration),
     /// Nobody reaches the coordinator for a while; perhaps because it crashed.
     Outage(Duration, bool),
     /// Time goes by.
@@ -163,6 +167,8 @@ fn control_steps() -> BoxedStrategy<Step> {
     prop_oneof![
         2 => (0..NODES).prop_map(Step::Disconnect),
         1 => (durations(), any::<bool>()).prop_map(|(duration, is_crash)| Step::Outage(duration, is_crash)),
+        1 => (0..GATEWAYS, durations()).prop_map(|(gateway, duration)| Step::Unplug(gateway, duration)),
+        2 => (0..GATEWAYS, any::<bool>()).prop_map(|(gateway, drained)| Step::Drain(gateway, drained)),
     ]
     .boxed()
 }

@@ -25,7 +25,7 @@ impl World {
         if self.nodes[at].is_evicted || self.nodes[at].session != Session::Away {
             return;
         }
-        if !self.is_reachable {
+        if !self.is_reachable || self.now < self.nodes[at].unplugged_until {
             return self.connect_later(at);
         }
         let connection = self.connections.len() as u64;
@@ -61,7 +61,7 @@ impl World {
                     self.at_in_order(Stream::Down(connection), due, event);
                 }
                 Said::Answer(at, connection, resource, reply) => {
-                    self.at(due, Event::Answer(at, connection, resource, Some(Box::new(reply))));
+                    self.at(due, Event::Answer(at, connection, resource, Some(reply)));
                 }
             }
         }
@@ -112,7 +112,7 @@ impl World {
             self.nodes[at].is_evicted = true;
         }
         self.cut.insert(connection);
-        self.coordinator.disconnected(at, connection);
+        self.coordinator.disconnected(at, connection, self.now);
         self.node_lost(at, connection);
     }
 
@@ -158,7 +158,7 @@ impl World {
     pub(crate) fn coordinator_outage(&mut self, duration: Duration, is_crash: bool) {
         (0..NODES).for_each(|at| self.cut(at));
         if is_crash {
-            self.coordinator.crash();
+            self.coordinator.crash(self.now + duration);
         }
         self.is_reachable = false;
         self.at(self.now + duration, Event::CoordinatorReturns);

@@ -1,5 +1,5 @@
-//! Who and what there is in the simulated network. Three clients, each of a user of its own; two sites with a gateway
-//! each; four resources, of which two share a target, and the sites' private networks overlap.
+//! Who and what there is in the simulated network. Three clients, each of a user of its own; two sites, the first one with two
+//! gateways and the other with one; four resources, of which two share a target, and the sites' private networks overlap.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,7 +8,7 @@ use std::{
 
 use postern_model::{
     DeviceId, Filter, NetworkRanges, OverlayAddr, PortSet, Posture, ResourceId, Revision, SecretBytes, Sha256, SiteId,
-    Timestamp, TokenId, UserId, UserName,
+    SiteName, Timestamp, TokenId, UserId, UserName,
     addr::FIRST_INDEX,
     record::{Device, Network, Owner, Resource, Site, User, World},
 };
@@ -18,8 +18,10 @@ use postern_wireguard::PrivateKey;
 pub type At = usize;
 /// How many clients there are.
 pub const CLIENTS: usize = 3;
+/// How many sites there are.
+const SITES: usize = 2;
 /// How many gateways there are.
-pub const GATEWAYS: usize = 2;
+pub const GATEWAYS: usize = 3;
 /// How many nodes there are.
 pub const NODES: usize = CLIENTS + GATEWAYS;
 /// How long grants last unless renewed.
@@ -64,9 +66,23 @@ impl Plan {
     }
 }
 
-/// The gateway of a resource.
-pub fn gateway_of(resource: usize) -> At {
-    CLIENTS + RESOURCES[resource].site
+/// The gateways of a resource.
+pub fn gateways_of(resource: usize) -> impl Iterator<Item = At> {
+    (CLIENTS..NODES).filter(move |at| site_of(*at) == RESOURCES[resource].site)
+}
+
+/// The site of a gateway.
+fn site_of(gateway: At) -> usize {
+    (gateway - CLIENTS) % SITES
+}
+
+/// The name of a gateway's site.
+pub(crate) fn site_name(gateway: At) -> SiteName {
+    name_of_site(site_of(gateway))
+}
+
+fn name_of_site(site: usize) -> SiteName {
+    format!("site-{site}").parse().expect("a name")
 }
 
 /// Whether a node is a gateway.
@@ -139,11 +155,12 @@ pub(crate) fn world() -> World {
     let device = |at: At| Device {
         id: device_id(at),
         name: format!("device-{at}"),
-        owner: if is_gateway(at) { Owner::Site(site_id(at - CLIENTS)) } else { Owner::User(user_id(at)) },
+        owner: if is_gateway(at) { Owner::Site(site_id(site_of(at))) } else { Owner::User(user_id(at)) },
         key: Sha256([byte(at); 32]),
         wireguard: private_key(at).public(),
         addr: device_addr(at),
         revoked: false,
+        drained: false,
         posture: Posture::default(),
         enrolled_at: long_ago,
         token: TokenId::from_bytes([byte(at); 16]),
@@ -160,8 +177,7 @@ pub(crate) fn world() -> World {
         created_at: long_ago,
     };
     let user = |client| User { id: user_id(client), name: user_name(client), suspended: false, created_at: long_ago };
-    let site =
-        |site| Site { id: site_id(site), name: format!("site-{site}").parse().expect("a name"), created_at: long_ago };
+    let site = |site| Site { id: site_id(site), name: name_of_site(site), created_at: long_ago };
     World {
         revision: Revision(1),
         network: Network {
@@ -173,7 +189,7 @@ pub(crate) fn world() -> World {
         users: (0..CLIENTS).map(user).collect(),
         groups: Vec::new(),
         members: Vec::new(),
-        sites: (0..GATEWAYS).map(site).collect(),
+        sites: (0..SITES).map(site).collect(),
         resources: RESOURCES.iter().enumerate().map(resource).collect(),
         policies: Vec::new(),
         devices: (0..NODES).map(device).collect(),

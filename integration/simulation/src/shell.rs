@@ -10,7 +10,7 @@ use postern_wire::NodeMessage;
 use crate::{
     World,
     network::Datagram,
-    node::{LaneCommand, LaneEvent, Out, Session},
+    node::{LaneCommand, LaneEvent, Node, Out, Session},
     permits::LANE,
     setting::{self, At},
     world::{Event, Stream},
@@ -128,7 +128,11 @@ impl World {
     /// A datagram arrives at whoever is there now.
     pub(crate) fn datagram(&mut self, datagram: Datagram) {
         let Datagram { from, to, bytes, sent_at } = datagram;
-        if let Some(at) = self.nodes.iter().position(|node| node.outside == to) {
+        let is_plugged = |node: &Node| node.unplugged_until <= self.now;
+        if self.nodes.iter().any(|node| node.outside == from && !is_plugged(node)) {
+            return;
+        }
+        if let Some(at) = self.nodes.iter().position(|node| node.outside == to && is_plugged(node)) {
             self.lane(at, Some(sent_at), |forwarder, out, now| {
                 forwarder.handle_datagram(from.into(), &bytes, out, now)
             });

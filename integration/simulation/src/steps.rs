@@ -10,7 +10,7 @@ use postern_model::{
 
 use crate::{
     Invariant, Step, World,
-    setting::{self, At, CLIENTS, RESOURCES},
+    setting::{self, At, CLIENTS, GATEWAYS, RESOURCES},
 };
 
 /// Where the eavesdropper sends from.
@@ -43,7 +43,8 @@ impl World {
             | Step::Remove(_)
             | Step::Suspend(_)
             | Step::Resume(_)
-            | Step::Revoke(_) => self.administer(step),
+            | Step::Revoke(_)
+            | Step::Drain(..) => self.administer(step),
             Step::Network(quality) => self.network.quality = *quality,
             Step::Replay(which, from_elsewhere) => {
                 if let Some(mut datagram) = self.network.remembered(*which) {
@@ -55,6 +56,11 @@ impl World {
             }
             Step::Roam(at) => self.roam(*at),
             Step::Disconnect(at) => self.cut(*at),
+            Step::Unplug(gateway, duration) => {
+                let at = CLIENTS + *gateway;
+                self.nodes[at].unplugged_until = self.now + *duration;
+                self.cut(at);
+            }
             Step::Outage(duration, is_crash) => self.coordinator_outage(*duration, *is_crash),
             Step::Pass(duration) => self.pass(*duration),
         }
@@ -121,6 +127,13 @@ impl World {
             Step::Remove(resource) => Command::RemoveResource { name: name(*resource) },
             Step::Suspend(client) => Command::SuspendUser { name: setting::user_name(*client) },
             Step::Resume(client) => Command::ResumeUser { name: setting::user_name(*client) },
+            Step::Drain(gateway, is_drained) => {
+                let (site, id) = (setting::site_name(CLIENTS + *gateway), setting::device_id(CLIENTS + *gateway));
+                match is_drained {
+                    true => Command::DrainGateway { site, id, is_forced: true },
+                    false => Command::UndrainGateway { site, id },
+                }
+            }
             Step::Revoke(client) => Command::RevokeDevice { id: setting::device_id(*client) },
             _ => return,
         };
@@ -148,7 +161,7 @@ impl World {
         self.tell_candidates(at);
     }
 
-    /// Makes everything well: a perfect network, the coordinator there, everyone connected who is wanted; and lets time
+    /// Makes everything well: a perfect network, the coordinator there, everyone connected who is wanted, no gateway drained; and lets time
     /// go by for what is left of worse times to be over.
     pub fn settle(&mut self, time: Duration) {
         self.network.quality = crate::Quality::PERFECT;
@@ -161,6 +174,7 @@ impl World {
         if !self.all_connected() {
             self.oracle.violate(Invariant::GetsThrough, self.now, "not everyone is connected again".into());
         }
+        (0..GATEWAYS).for_each(|gateway| self.step(&Step::Drain(gateway, false)));
         self.pass(time);
     }
 }

@@ -202,7 +202,7 @@ impl World {
                 self.answered(at, connection, resource, reply.map(|reply| *reply));
             }
             Event::NodeLost(at, connection) => self.node_lost(at, connection),
-            Event::CoordinatorLost(at, connection) => self.coordinator.disconnected(at, connection),
+            Event::CoordinatorLost(at, connection) => self.coordinator.disconnected(at, connection, self.now),
             Event::CoordinatorReturns => {
                 self.is_reachable = true;
                 self.coordinator.start();

@@ -153,6 +153,8 @@ pub struct Device {
     pub addr: OverlayAddr,
     /// A revoked device can't connect; it stays listed.
     pub revoked: bool,
+    /// A drained gateway carries nothing; it stays connected. Only gateways are.
+    pub drained: bool,
     /// The last posture it sent.
     pub posture: Posture,
     /// When it enrolled.

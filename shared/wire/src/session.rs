@@ -280,6 +280,8 @@ pub enum CoordinatorMessage {
         /// How long until it should be renewed.
         renew_in: Duration,
     },
+    /// To a gateway of which nothing was heard for a moment. It is not answered: that the transport acknowledges it says enough.
+    StillThere {},
     /// The session is over, and so is every grant. The connection closes next.
     Evicted {
         /// Why.

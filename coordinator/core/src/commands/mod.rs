@@ -1,7 +1,8 @@
 //! What admins change: each command as a batch, or a refusal that says what to do.
 //!
-//! - `people`, `policies`, `relays`, `resources`, `tokens`: commands by what they are about; the rest is here
+//! - `gateways`, `people`, `policies`, `relays`, `resources`, `tokens`: commands by what they are about; the rest is here
 
+mod gateways;
 mod people;
 mod policies;
 mod relays;
@@ -71,6 +72,8 @@ impl Draft<'_> {
                 self.change(Change::PutDevice(postern_model::record::Device { revoked: true, ..device }));
                 Ok(Touched::Device(*id))
             }
+            Command::DrainGateway { site, id, is_forced } => self.set_drained(site, *id, true, *is_forced),
+            Command::UndrainGateway { site, id } => self.set_drained(site, *id, false, false),
             Command::RemoveDevice { id } => {
                 self.state.devices.get(id).ok_or_else(|| not_found("device", id, "device list"))?;
                 self.remove_device(*id);

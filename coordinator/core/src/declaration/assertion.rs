@@ -128,6 +128,7 @@ fn made_up(user: &User, posture: Posture, enrolled_at: Timestamp) -> Device {
         wireguard: PublicKey([0xff; 32]),
         addr: OverlayAddr { v4: std::net::Ipv4Addr::UNSPECIFIED, v6: std::net::Ipv6Addr::UNSPECIFIED },
         revoked: false,
+        drained: false,
         posture,
         enrolled_at,
         token: TokenId::from_bytes([0xff; 16]),

@@ -63,6 +63,7 @@ fn office() -> World {
         wireguard: PublicKey([n; 32]),
         addr: ranges.device(FIRST_INDEX + u32::from(n)).unwrap(),
         revoked: false,
+        drained: false,
         posture: Posture::default(),
         enrolled_at: OLD,
         token: TokenId::from_bytes([n; 16]),

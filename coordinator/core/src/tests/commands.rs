@@ -75,6 +75,8 @@ fn unknown_names_are_named_with_the_command_that_lists_them() {
         (Command::WithdrawToken { id: token }, "token"),
         (Command::RevokeDevice { id: device }, "device"),
         (Command::RemoveDevice { id: device }, "device"),
+        (Command::DrainGateway { site: no.parse().unwrap(), id: device, is_forced: true }, "site"),
+        (Command::DrainGateway { site: "hq".parse().unwrap(), id: device, is_forced: true }, "device"),
         (Command::RevokeApiKey { id: key }, "API key"),
     ];
     for (command, expected) in unknown {

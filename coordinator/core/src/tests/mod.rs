@@ -11,6 +11,7 @@ mod declared;
 mod denials;
 mod enforcement;
 mod enrolment;
+mod failover;
 mod leases;
 mod office;
 mod plan_scale;

@@ -89,7 +89,7 @@ fn a_node_with_a_copied_identity_takes_the_place_of_the_other_and_is_noted() {
     shell.forget();
     // What the older one still says or does is not heard.
     shell.core.handle_message(laptop, older, NodeMessage::Candidates { candidates: vec![] }, (shell.now, shell.moment));
-    shell.core.handle_disconnected(laptop, older);
+    shell.core.handle_disconnected(laptop, older, shell.moment);
     shell.carry_out();
     assert!(shell.told.is_empty());
     assert!(shell.ask(laptop, wiki).is_some() && shell.core.presence(laptop).is_some());

@@ -42,6 +42,7 @@ pub(crate) fn assert_whole(core: &Core) {
     }
     assert!(core.waiting.ids().all(|grant| state.grants.contains_key(grant)), "someone waits for a grant that ended");
     core.waiting.assert_whole();
+    core.superseded.assert_whole(|grant| state.grants.contains_key(&grant));
     assert!(core.sessions.keys().all(|id| state.devices.get(id).is_some_and(|device| !device.revoked)));
     assert!(core.candidates.keys().all(|id| state.devices.contains_key(id)));
 }

@@ -69,6 +69,7 @@ pub(super) fn world() -> World {
         wireguard: PublicKey(bytes(1, n)),
         addr: ranges.device(FIRST_INDEX + n).unwrap(),
         revoked: false,
+        drained: false,
         posture: Posture::default(),
         enrolled_at: NOW,
         token: TokenId::from_bytes(bytes(7, 0)),
@@ -122,7 +123,7 @@ impl Scale {
                 &hello([1; 16]),
                 ([192, 0, 2, 1], 5000).into(),
                 LEASE,
-                NOW,
+                (NOW, Moment::default()),
             );
             while core.poll_effect().is_some() {}
         }

@@ -147,7 +147,7 @@ impl Shell {
             }
         }
         for (device, connection) in closed {
-            self.core.handle_disconnected(device, connection);
+            self.core.handle_disconnected(device, connection, self.moment);
             let node = self.nodes.entry(device).or_default();
             if node.connection == Some(connection) {
                 *node = Node::default();
@@ -191,14 +191,15 @@ impl Shell {
     }
 
     pub(crate) fn carry_out_connect(&mut self, device: DeviceId, connection: u64, hello: &Hello, from: SocketAddr) {
-        self.core.handle_connected(device, connection, hello, from, Duration::from_secs(3600), self.now);
+        let (renew_in, now) = (Duration::from_secs(3600), (self.now, self.moment));
+        self.core.handle_connected(device, connection, hello, from, renew_in, now);
         self.nodes.entry(device).or_default().connection = Some(connection);
         self.carry_out();
     }
 
     pub(crate) fn disconnect(&mut self, device: DeviceId) {
         if let Some(connection) = self.nodes.entry(device).or_default().connection.take() {
-            self.core.handle_disconnected(device, connection);
+            self.core.handle_disconnected(device, connection, self.moment);
             self.carry_out();
         }
     }
@@ -334,6 +335,7 @@ impl Node {
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Relays { .. }
+            | CoordinatorMessage::StillThere {}
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

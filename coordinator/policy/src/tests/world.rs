@@ -140,6 +140,7 @@ impl World {
             wireguard: PublicKey([n; 32]),
             addr: NetworkRanges::from_random([1; 5]).device(FIRST_INDEX + u32::from(n)).unwrap(),
             revoked: false,
+            drained: false,
             posture: Posture::default(),
             enrolled_at: START,
             token: TokenId::from_bytes([n; 16]),

@@ -43,7 +43,7 @@ fn record(state: &State, put: &Put<'_>, event: &AuditEvent, now: Timestamp) -> O
     let kind = match event.action.as_str() {
         "grant.allow" => ActivityKind::Allow,
         "grant.renew" => ActivityKind::Renew,
-        "grant.change" => ActivityKind::Change,
+        "grant.change" | "grant.move" => ActivityKind::Change,
         "grant.end" => ActivityKind::End,
         "access.deny" => ActivityKind::Deny,
         action if action.starts_with("shadow.") => ActivityKind::Shadow,

@@ -32,6 +32,8 @@ pub(crate) struct DeviceRow {
     pub(crate) site: Option<SiteName>,
     pub(crate) addr: OverlayAddr,
     pub(crate) revoked: bool,
+    /// Whether it is a gateway that carries nothing for now.
+    pub(crate) drained: bool,
     pub(crate) connected: bool,
     pub(crate) connected_since: Option<Time>,
     pub(crate) connected_from: Option<SocketAddr>,
@@ -61,6 +63,7 @@ fn row(core: &Core, device: &Device) -> DeviceRow {
         site,
         addr: device.addr,
         revoked: device.revoked,
+        drained: device.drained,
         connected: presence.is_some(),
         connected_since: presence.map(|(since, _)| Time(since)),
         connected_from: presence.map(|(_, from)| from),
@@ -71,7 +74,7 @@ fn row(core: &Core, device: &Device) -> DeviceRow {
 }
 
 /// The device that an admin means by its id or its name.
-async fn named(admin: &Admin, text: String) -> Result<DeviceId, Problem> {
+pub(super) async fn named(admin: &Admin, text: String) -> Result<DeviceId, Problem> {
     let found = admin.coordinator.read(|core| {
         let state = core.state();
         let by_id = text.parse().ok().filter(|id| state.devices.contains_key(id));
@@ -81,6 +84,14 @@ async fn named(admin: &Admin, text: String) -> Result<DeviceId, Problem> {
     found.ok_or_else(|| Refusal::NotFound { kind: "device", name: text, list: "device list" }.into())
 }
 
+/// The row of a device that was touched.
+pub(super) fn touched(core: &Core, touched: &Touched) -> Option<DeviceRow> {
+    match touched {
+        Touched::Device(id) => Some(row(core, core.state().devices.get(id)?)),
+        _ => None,
+    }
+}
+
 async fn list(admin: Admin) -> Json<Vec<DeviceRow>> {
     let mut rows = admin.list(|core| core.state().devices.values().map(|device| row(core, device)).collect()).await;
     rows.sort_by(|a: &DeviceRow, b| a.name.cmp(&b.name));
@@ -88,10 +99,6 @@ async fn list(admin: Admin) -> Json<Vec<DeviceRow>> {
 }
 
 async fn revoke(admin: Admin, Named(device): Named<String>) -> Result<Answer<DeviceRow>, Problem> {
-    let touched = |core: &Core, touched: &Touched| match touched {
-        Touched::Device(id) => Some(row(core, core.state().devices.get(id)?)),
-        _ => None,
-    };
     let id = named(&admin, device).await?;
     admin.change(Command::RevokeDevice { id }, touched).await
 }

@@ -68,7 +68,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .merge(api_keys::routes())
         .route_layer(middleware::from_fn(request::no_query));
     let routes = plain.merge(audit::routes()).merge(activity::routes()).merge(inquiry::routes());
-    let routes = routes.merge(shadows::reports()).merge(advice::routes());
+    let routes = routes.merge(sites::gateways()).merge(shadows::reports()).merge(advice::routes());
     Router::new()
         .nest(PREFIX, routes)
         .fallback(no_route)

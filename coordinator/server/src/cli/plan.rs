@@ -29,10 +29,7 @@ pub(super) fn plan(words: Words) -> Option<Plan> {
         Words::Serve(_) => return None,
         Words::User(words) => user(words),
         Words::Group(words) => group(words),
-        Words::Site(SiteWords::Add { name }) => {
-            post("/sites", json!({ "name": name }), said(format!("Added site {name}.")))
-        }
-        Words::Site(SiteWords::List) => get("/sites", table(render::sites)),
+        Words::Site(words) => site(words),
         Words::Relay(words) => return relays::plan(words),
         Words::Resource(words) => resource(words),
         Words::Policy(words) => return policies::plan(words),
@@ -89,6 +86,26 @@ fn group(words: GroupWords) -> Plan {
         GroupWords::List => get("/groups", table(render::groups)),
         GroupWords::Remove { name } => {
             remove(&["groups", name.as_str()], said(format!("Removed group {name}, with its policies.")))
+        }
+    }
+}
+
+fn site(words: SiteWords) -> Plan {
+    match words {
+        SiteWords::Add { name } => post("/sites", json!({ "name": name }), said(format!("Added site {name}."))),
+        SiteWords::List => get("/sites", table(render::sites)),
+        SiteWords::Drain { site, gateway, force } => {
+            let sentence =
+                format!("Drained gateway {gateway}: what it carries moves to the other gateways of site {site}.");
+            let mut plan = act(&["sites", site.as_str(), "gateways", &gateway, "drain"], said(sentence));
+            if force {
+                plan.call.path.push_str("?force=true");
+            }
+            plan
+        }
+        SiteWords::Undrain { site, gateway } => {
+            let sentence = format!("Gateway {gateway} carries for site {site} again.");
+            act(&["sites", site.as_str(), "gateways", &gateway, "undrain"], said(sentence))
         }
     }
 }

@@ -78,7 +78,9 @@ pub(super) fn groups(rows: &[GroupRow]) -> String {
 
 pub(super) fn sites(rows: &[SiteRow]) -> String {
     columns(rows, "There are no sites.", &["NAME", "GATEWAYS", "ADDED", "ID"], |row| {
-        vec![row.name.to_string(), several(&row.gateways), row.created_at.short(), row.id.to_string()]
+        let mark = |name: &String| if row.drained.contains(name) { format!("{name}:drained") } else { name.clone() };
+        let gateways: Vec<_> = row.gateways.iter().map(mark).collect();
+        vec![row.name.to_string(), several(&gateways), row.created_at.short(), row.id.to_string()]
     })
 }
 
@@ -151,10 +153,12 @@ pub(super) fn devices(rows: &[DeviceRow]) -> String {
             (Some(user), _) => format!("user:{user}"),
             (None, site) => format!("site:{}", maybe(site.as_ref())),
         };
-        let status = match (row.revoked, row.connected) {
-            (true, _) => "revoked",
-            (false, true) => "connected",
-            (false, false) => "away",
+        let status = match (row.revoked, row.connected, row.drained) {
+            (true, ..) => "revoked",
+            (false, true, false) => "connected",
+            (false, true, true) => "connected,drained",
+            (false, false, false) => "away",
+            (false, false, true) => "away,drained",
         };
         let system = if row.posture.os.is_empty() { "-".to_owned() } else { row.posture.os.clone() };
         vec![

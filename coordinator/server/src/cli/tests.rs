@@ -43,6 +43,10 @@ fn each_command_is_one_call() {
         ("group member remove eng alice", plain(Method::DELETE, "/groups/eng/members/alice".into())),
         ("group remove eng", plain(Method::DELETE, "/groups/eng".into())),
         ("site add office", post("/sites", json!({"name": "office"}))),
+        ("site list", plain(Method::GET, "/sites".into())),
+        ("site drain office door", plain(Method::POST, "/sites/office/gateways/door/drain".into())),
+        ("site drain office door --force", plain(Method::POST, "/sites/office/gateways/door/drain?force=true".into())),
+        ("site undrain office ../x", plain(Method::POST, "/sites/office/gateways/..%2Fx/undrain".into())),
         (
             "resource add wiki --site office --target 10.0.0.5 --tcp 443,80 --icmp --alias A.example.com --alias b.example.com --tag prod",
             post("/resources", wiki),
@@ -111,6 +115,7 @@ fn wrong_words_exit_with_2_and_say_what_would_be_right() {
         ("user add", "<NAME>"),
         ("group add a.b", "orders-db"),
         ("site add -x", "--help"),
+        ("site drain office", "<GATEWAY>"),
         ("resource add wiki --site office --target 10.0.0.5", "--tcp <PORTS>|--udp <PORTS>|--icmp"),
         ("resource add wiki --site office --target 10.0.0.5:80 --tcp 80", "--tcp and --udp"),
         ("resource add wiki --site office --target 10.0.0.5 --tcp 0", "8000-8100"),

@@ -185,8 +185,27 @@ pub(super) enum SiteWords {
         /// Like office.
         name: SiteName,
     },
-    /// List all sites.
+    /// List all sites, with their gateways.
     List,
+    /// Let nothing pass through a gateway any more; what does, moves to the others of its site.
+    Drain {
+        /// The site's name.
+        site: SiteName,
+        /// The gateway's id or name.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        gateway: String,
+        /// Also if no other gateway of the site is connected, so that nothing there can be reached.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a drained gateway carry again.
+    Undrain {
+        /// The site's name.
+        site: SiteName,
+        /// The gateway's id or name.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        gateway: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - `endpoint`: the socket, and what a connection may take of memory
-//! - `activity`: what gateways tell of flows, beside the rest of a session
+//! - `activity`: what gateways tell of flows, beside the rest of a session; `liveness`: whether a gateway is there
 //! - `limits`, `pace`: how often; `registry`: which connections a device has
 
 mod activity;
@@ -16,6 +16,7 @@ mod connection;
 mod endpoint;
 mod enrolment;
 mod limits;
+mod liveness;
 mod pace;
 mod registry;
 mod relay;
@@ -34,6 +35,7 @@ use std::{
 use anyhow::{Context as _, Result};
 pub(crate) use endpoint::bind;
 use limits::Limits;
+use liveness::Heard;
 use postern_encap::shares::{Prefix, Shares};
 use postern_model::Moment;
 use postern_relay::{Relay, endpoint::is_for_relay};
@@ -69,6 +71,7 @@ pub(crate) struct Nodes {
     ca: DeviceCa,
     next_connection: AtomicU64,
     limits: Mutex<Limits>,
+    heard: Heard,
     handshakes: Semaphore,
     handshake_shares: Arc<Shares>,
     anonymous: Semaphore,
@@ -92,6 +95,7 @@ impl Nodes {
             ca,
             next_connection: AtomicU64::new(1),
             limits: Mutex::default(),
+            heard: Heard::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             handshake_shares: Shares::new(HANDSHAKES_EACH),
             anonymous: Semaphore::new(ANONYMOUS),

@@ -91,6 +91,7 @@ impl Nodes {
         let ended = tokio::select! {
             ended = write(send, outbox, replied, connection) => ended,
             ended = self.record(device, told, replies.clone()) => ended,
+            ended = self.watch(device, replies.clone()) => ended,
             ended = self.listen(device, &mut reader, replies, tellings, waiting) => ended,
         };
         tracing::info!(device = %id, %from, "a node left");

@@ -84,6 +84,8 @@ CREATE TABLE devices (
     v4          TEXT    NOT NULL UNIQUE,
     v6          TEXT    NOT NULL UNIQUE,
     revoked     INTEGER NOT NULL CHECK (revoked IN (0, 1)),
+    -- Gateways only.
+    drained     INTEGER NOT NULL CHECK (drained IN (0, 1)),
     -- What it last said of itself: JSON.
     posture     TEXT    NOT NULL,
     enrolled_at INTEGER NOT NULL,

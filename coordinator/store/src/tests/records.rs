@@ -90,6 +90,7 @@ pub(crate) fn device(n: u8, kind: u8) -> Device {
         wireguard: PublicKey([n ^ 0xff; 32]),
         addr: NetworkRanges::from_random([9; 5]).device(FIRST_INDEX + u32::from(n)).unwrap(),
         revoked: kind.is_multiple_of(2),
+        drained: kind.is_multiple_of(3),
         posture: Posture { hostname: format!("höst'{kind}"), os: String::new(), ..Posture::default() },
         enrolled_at: later(kind),
         token: token_id(kind),

@@ -55,7 +55,7 @@ const BATCH: usize = 1024;
 
 /// What comes back from work that the node has started.
 enum Done {
-    Access(ResourceId, Option<AccessReply>),
+    Access(ResourceId, Option<Box<AccessReply>>),
     Resolved(Fqdn, Vec<IpAddr>),
     Usage(Vec<ResourceId>),
 }
@@ -281,7 +281,7 @@ impl Node {
         let done = self.done.clone();
         tokio::spawn(async move {
             let reply = session.request_access(resource, queried).await;
-            let _ = done.send(Done::Access(resource, reply)).await;
+            let _ = done.send(Done::Access(resource, reply.map(Box::new))).await;
         });
     }
 
@@ -312,7 +312,9 @@ impl Node {
     fn done(&mut self, done: Done) {
         let now = clock::now();
         match done {
-            Done::Access(resource, reply) => self.engine.handle_access_reply(resource, reply, now),
+            Done::Access(resource, reply) => {
+                self.engine.handle_access_reply(resource, reply.map(|reply| *reply), now);
+            }
             Done::Resolved(host, addresses) => {
                 if addresses.is_empty()
                     && let Some(unsaid) = self.log.unresolved.admit(now)

@@ -31,6 +31,7 @@ impl Engine {
             | CoordinatorMessage::Certificate { .. }
             | CoordinatorMessage::Checks { .. }
             | CoordinatorMessage::Relays { .. }
+            | CoordinatorMessage::StillThere {}
             | CoordinatorMessage::Unknown { .. } => {}
         }
     }

@@ -124,6 +124,7 @@ fn device(name: &str, env: &mut Env<'_>) -> Device {
         wireguard: PublicKey([0; 32]),
         addr: OverlayAddr { v4: std::net::Ipv4Addr::UNSPECIFIED, v6: std::net::Ipv6Addr::UNSPECIFIED },
         revoked: false,
+        drained: false,
         posture: Posture::default(),
         enrolled_at: env.now,
         token: TokenId::from_bytes([0xff; 16]),

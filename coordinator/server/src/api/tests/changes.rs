@@ -195,3 +195,51 @@ async fn anyone_can_verify_the_log() {
         setting.get(&format!("/audit?{query}")).await.refused(400, why);
     }
 }
+
+#[tokio::test]
+async fn gateways_are_drained_and_undrained() {
+    let setting = Setting::office().await;
+    setting.post("/sites", json!({"name": "branch"})).await.is(201);
+    setting.enrol(json!({"user": "alice"}), "laptop", 1).await;
+    let door = setting.enrol(json!({"site": "office"}), "door", 2).await;
+    let gate = setting.enrol(json!({"site": "office"}), "gate", 3).await;
+    let hello = Hello {
+        instance: [1; 16],
+        wireguard_port: 51820,
+        candidates: vec![],
+        relay: None,
+        posture: Posture::default(),
+    };
+    let from = "192.0.2.9:4000".parse().unwrap();
+    let connect = async |device, number| {
+        setting.coordinator.connect(device, number, hello.clone(), from, std::time::Duration::ZERO).await.unwrap();
+    };
+    connect(door, 1).await;
+    let (drain, undrain) = ("/sites/office/gateways/door/drain", "/sites/office/gateways/door/undrain");
+    let before = setting.revision().await;
+    setting.act("POST", drain).await.refused(409, "--force");
+    setting.act("POST", &format!("{drain}?force=maybe")).await.refused(400, "force");
+    setting.act("POST", &format!("{drain}?gently=true")).await.refused(400, "gently");
+    setting.act("POST", &format!("{undrain}?force=true")).await.refused(400, "force");
+    setting.act("POST", undrain).await.refused(409, "not drained");
+    setting.act("POST", "/sites/branch/gateways/door/drain").await.refused(409, "no gateway of site 'branch'");
+    setting.act("POST", "/sites/office/gateways/laptop/drain").await.refused(409, "no gateway of site 'office'");
+    setting.act("POST", "/sites/moon/gateways/door/drain").await.refused(404, "site list");
+    setting.act("POST", "/sites/office/gateways/none/drain").await.refused(404, "device list");
+    assert_eq!(setting.revision().await, before);
+
+    connect(gate, 2).await;
+    let row = setting.act("POST", drain).await.is(200);
+    assert_eq!((&row["name"], &row["drained"], &row["connected"]), (&json!("door"), &json!(true), &json!(true)));
+    setting.act("POST", drain).await.refused(409, "drained already");
+    let site = setting.find("/sites", "name", "office").await.unwrap();
+    assert_eq!((&site["gateways"], &site["drained"]), (&json!(["door", "gate"]), &json!(["door"])));
+    setting.act("POST", &format!("/sites/office/gateways/{gate}/drain")).await.refused(409, "--force");
+    let row = setting.act("POST", &format!("/sites/office/gateways/{gate}/drain?force=true")).await.is(200);
+    assert_eq!(row["drained"], true);
+    assert_eq!(setting.act("POST", undrain).await.is(200)["drained"], false);
+    assert_eq!(setting.find("/devices", "name", "gate").await.unwrap()["drained"], true);
+    let audit = setting.get("/audit?limit=3").await.is(200);
+    let actions: Vec<_> = audit.as_array().unwrap().iter().map(|it| it["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["gateway.drain", "gateway.drain", "gateway.undrain"]);
+}
