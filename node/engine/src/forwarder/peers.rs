@@ -27,6 +27,9 @@ use super::{
 };
 use crate::{Counters, DropReason, Endpoint, ForwardingTable, Peer};
 
+/// The lengths of a handshake's messages (section 5.4 of the paper).
+const INITIATION: usize = 148;
+const RESPONSE: usize = 92;
 /// Not heard of for so long, a peer may be elsewhere: a handshake goes wherever it may be.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Of so many peers that may be behind one address, each is called when something for nobody comes from there.
@@ -46,6 +49,8 @@ struct PeerState {
     retried: Option<Moment>,
     /// When one is to be.
     retry_at: Option<Moment>,
+    /// The last of its initiations that was answered, and the answer.
+    answered: Option<Box<Answered>>,
     queue: Queue,
     paths: Paths,
     path: PathMtu,
@@ -53,6 +58,14 @@ struct PeerState {
     armed: Option<Moment>,
     /// The overlay addresses that the peer may send from as a client of this gateway.
     client_addr: Option<OverlayAddr>,
+}
+
+/// An initiation comes by several ways, each a copy of the same. The first is answered where it came from; whether anything gets
+/// through in that direction nobody knows, so later ones get the same answer where they came from.
+struct Answered {
+    initiation: [u8; INITIATION],
+    response: [u8; RESPONSE],
+    at: Moment,
 }
 
 /// All peers of the table in force.
@@ -141,10 +154,20 @@ impl Peers {
         tunnel.set_mtu(self.mtu);
         let (key, initiate) = (peer.key, peer.initiate);
         let (paths, path) = (Paths::new(&peer, &self.own, now), PathMtu::new(self.mtu, now));
-        let queue = Queue::default();
-        let (heard, retried, retry_at, armed, client_addr) = (None, None, None, None, None);
-        let state =
-            PeerState { peer, tunnel, heard, calls: 0, retried, retry_at, queue, paths, path, armed, client_addr };
+        let state = PeerState {
+            peer,
+            tunnel,
+            heard: None,
+            calls: 0,
+            retried: None,
+            retry_at: None,
+            answered: None,
+            queue: Queue::default(),
+            paths,
+            path,
+            armed: None,
+            client_addr: None,
+        };
         self.by_index.insert(index, key);
         self.by_key.insert(key, state);
         if initiate {

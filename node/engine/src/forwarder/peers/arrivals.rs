@@ -12,7 +12,7 @@ use postern_wireguard::{
     Admission, Kind, MIN_BUFFER, Opened, TunnelError, classify, constants::REKEY_TIMEOUT, receiver_index,
 };
 
-use super::{Peers, note_due};
+use super::{Answered, Peers, note_due};
 use crate::{
     Counters, DropReason, Endpoint,
     forwarder::{self, ForwarderSink, inbound::Arrival, paths::Heard},
@@ -59,8 +59,9 @@ impl Peers {
             if opened.is_ok() && roams {
                 state.note_heard(from, Heard::Handshake, now);
             }
-            if let Ok(Opened::Reply { datagram, .. }) = &opened {
-                sink.send_datagram(from, datagram);
+            if let Ok(Opened::Reply { datagram: reply, .. }) = &opened {
+                sink.send_datagram(from, reply);
+                state.answered = Answered::new(datagram, reply, now);
             }
             state.flush(&mut self.out, sink, counters, now);
             state.speak(&mut self.out, sink, now);
@@ -70,6 +71,12 @@ impl Peers {
                 Err(error) => error,
             }
         };
+        if error == TunnelError::Replayed
+            && let Some(response) = state.answered.as_ref().and_then(|answered| answered.again(datagram, now))
+        {
+            sink.send_datagram(from, response);
+            return None;
+        }
         counters.count(reason(error));
         if error == TunnelError::UnknownSession {
             self.call_back(from, sink, now);
@@ -205,6 +212,20 @@ fn is_stun(datagram: &[u8]) -> bool {
     const COOKIE: [u8; 4] = 0x2112_a442_u32.to_be_bytes();
     let [first, .., a, b, c, d] = datagram.first_chunk::<8>().copied().unwrap_or([0xff; 8]);
     first & 0xc0 == 0 && datagram.len() >= 20 && [a, b, c, d] == COOKIE
+}
+
+impl Answered {
+    /// `None` when these are other messages of a handshake.
+    fn new(initiation: &[u8], response: &[u8], at: Moment) -> Option<Box<Self>> {
+        let (initiation, response) = (initiation.try_into().ok()?, response.try_into().ok()?);
+        Some(Box::new(Self { initiation, response, at }))
+    }
+
+    /// The answer once more, if this is the same initiation and it is no older than the next one would be.
+    fn again(&self, initiation: &[u8], now: Moment) -> Option<&[u8]> {
+        let is_same = self.initiation == initiation && now.since(self.at) < REKEY_TIMEOUT;
+        is_same.then_some(&self.response)
+    }
 }
 
 /// Why a datagram that a tunnel did not take is dropped.

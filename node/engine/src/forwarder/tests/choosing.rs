@@ -45,6 +45,19 @@ fn data_goes_through_the_relay_at_once_and_directly_as_soon_as_that_is_proven() 
     assert!(!gateway.chooses && gateway.endpoint.is_some_and(|endpoint| !endpoint.is_relayed()), "it follows");
 }
 
+/// The gateway hears the initiation first where its answer gets lost, and then the same once more from the relay.
+#[test]
+fn where_nothing_comes_back_directly_the_handshake_is_answered_through_the_relay() {
+    let direct = Road { is_one_way: true, ..Road::direct(1, ms(5)) };
+    let mut roads = Roads::granted(vec![direct, Road::relayed(1, ms(30))], 7);
+    roads.ask();
+    roads.pass(ms(150), None);
+    assert_eq!(unanswered(&roads, 1), 0, "there and back for the handshake, and for the question");
+    roads.pass(s(3), FLOW);
+    assert_eq!(roads.in_use(), Some(1));
+    assert!(unanswered(&roads, 1) <= 2, "all but what is under way: {}", unanswered(&roads, 1));
+}
+
 #[test]
 fn translators_that_give_each_destination_another_port_are_met() {
     // The gateway sees the client at another port than the coordinator does; it writes to the one that it was told.

@@ -31,6 +31,8 @@ pub(super) struct Road {
     /// So many of a hundred are lost.
     pub(super) loss: u8,
     pub(super) is_up: bool,
+    /// Whether nothing that the gateway sends gets through.
+    pub(super) is_one_way: bool,
     /// Whether the gateway's end lets in only what was written to, and the client's.
     pub(super) is_closed: [bool; 2],
     /// When the client, and the gateway, wrote last.
@@ -54,7 +56,7 @@ impl Road {
     /// The nth direct one.
     pub(super) fn direct(nth: u8, delay: Duration) -> Self {
         let ends = Ends::Direct(([198, 51, 100, nth], 4000).into(), ([203, 0, 113, nth], 5000).into());
-        Self { ends, delay, loss: 0, is_up: true, is_closed: [false; 2], wrote: [None; 2] }
+        Self { ends, delay, loss: 0, is_up: true, is_one_way: false, is_closed: [false; 2], wrote: [None; 2] }
     }
 
     /// Through the nth relay.
@@ -299,7 +301,7 @@ impl Roads {
         let road = &mut self.roads[nth];
         road.wrote[at] = Some(now);
         let is_let_in = !road.is_closed[1 - at] || road.wrote[1 - at].is_some_and(|wrote| now.since(wrote) < HOLE);
-        if road.is_up && is_let_in && chance >= road.loss {
+        if road.is_up && !(road.is_one_way && at == GATEWAY) && is_let_in && chance >= road.loss {
             let due = now + road.delay;
             self.queued += 1;
             self.queue.insert((due, self.queued), (1 - at, from, bytes));
