@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::hmac;
 use postern_model::Sha256;
 use quinn::{
-    Connection, IdleTimeout, TransportConfig, VarInt,
+    Connection, EndpointConfig, IdleTimeout, TransportConfig, VarInt,
     congestion::{Controller, ControllerFactory, CubicConfig},
     crypto::rustls::{HandshakeData, QuicServerConfig},
 };
-use quinn_proto::RttEstimator;
+use quinn_proto::{HashedConnectionIdGenerator, RttEstimator};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -38,6 +39,19 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const SEND_WINDOW: u64 = 256 << 10;
 /// Bytes of datagrams on their way to one node: a gigabit per second over 130 ms.
 const WINDOW: u64 = 16 << 20;
+
+/// An endpoint that tells the nodes of its earlier life that their connections are gone (stateless resets, RFC 9000 section 10.3),
+/// so that they need not find out by waiting. For that it has to know its connection ids again, and to make the same tokens
+/// for them: both follow from `secret`, which has to be the same at each start, and nobody else's. `purpose` tells its uses apart.
+pub fn endpoint_config(secret: &[u8], purpose: &str) -> EndpointConfig {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let derive = |what: &str| hmac::sign(&key, format!("{purpose} {what}").as_bytes());
+    let (tokens, ids) = (derive("reset tokens"), derive("connection ids"));
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, tokens.as_ref())));
+    let seed = ids.as_ref().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(seed)));
+    config
+}
 
 /// Whether a connection carries sealed packets, which is known only after its handshake; until then it is like any other.
 ///

@@ -69,7 +69,6 @@ fn cell(client: NatKind, site: NatKind) -> Result<Cell> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn all_pairs_connect_and_directly_where_theory_allows_it() -> Result<()> {
     let pairs: Vec<_> = NatKind::ALL.iter().flat_map(|a| NatKind::ALL.iter().map(move |b| (*a, *b))).collect();
     let cells = Mutex::new(BTreeMap::new());

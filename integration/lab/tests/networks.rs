@@ -57,7 +57,6 @@ fn client_and_gateway_in_one_private_network_meet_there() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn a_network_that_blocks_udp_and_all_ports_but_the_webs() -> Result<()> {
     let firewall = Firewall { blocks_udp: true, tcp: Tcp::Ports(vec![443, PORT]), ..Firewall::default() };
     let client = Rules::from(NatKind::PortRestricted).with_firewall(firewall);
@@ -74,7 +73,6 @@ fn a_network_that_blocks_udp_and_all_ports_but_the_webs() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn a_network_that_lets_out_nothing_but_through_its_proxy() -> Result<()> {
     let address: IpAddr = "203.0.113.60".parse()?;
     let firewall = Firewall { blocks_udp: true, tcp: Tcp::To(address), ..Firewall::default() };
@@ -98,7 +96,6 @@ fn a_network_that_lets_out_nothing_but_through_its_proxy() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs nodes that know NAT64"]
 fn a_network_without_ipv4() -> Result<()> {
     let mut scene = NatOffice::new(NatKind::PortRestricted, NatKind::FullCone, &[])?;
     scene.office.open_wiki()?;

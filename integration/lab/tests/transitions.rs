@@ -176,7 +176,6 @@ fn what_ends_open_connections_is_noticed() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn the_direct_path_dies_and_comes_back() -> Result<()> {
     let mut scene = Scene::new(NatKind::PortRestricted, NatKind::FullCone)?;
     has_path(&scene.laptop, "direct")?;
@@ -193,7 +192,6 @@ fn the_direct_path_dies_and_comes_back() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn the_coordinator_restarts_while_it_relays() -> Result<()> {
     let mut scene = Scene::new(NatKind::Symmetric, NatKind::Symmetric)?;
     has_path(&scene.laptop, "relayed")?;
@@ -206,7 +204,6 @@ fn the_coordinator_restarts_while_it_relays() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn the_gateways_router_is_renumbered() -> Result<()> {
     let mut scene = Scene::new(NatKind::AddressRestricted, NatKind::AddressRestricted)?;
     has_path(&scene.laptop, "direct")?;
@@ -218,7 +215,6 @@ fn the_gateways_router_is_renumbered() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs relays"]
 fn the_clients_network_begins_to_block_udp() -> Result<()> {
     let mut scene = Scene::new(NatKind::PortRestricted, NatKind::FullCone)?;
     has_path(&scene.laptop, "direct")?;
@@ -245,7 +241,6 @@ fn carrier(coordinator: &Coordinator, resource: &str) -> Result<String> {
 }
 
 #[test]
-#[ignore = "needs failover between gateways"]
 fn a_second_gateway_takes_over_for_new_connections() -> Result<()> {
     let mut nat = NatOffice::new(NatKind::PortRestricted, NatKind::PortRestricted, &[])?;
     nat.office.open_wiki()?;

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use aws_lc_rs::hmac;
 use postern_encap::server::Socket;
 use postern_model::SecretBytes;
 use postern_relay::{Window, endpoint::allow_datagrams};
@@ -21,8 +20,8 @@ const WINDOW: u32 = 256 << 10;
 /// Bytes on their way to a node that it has not acknowledged.
 const SEND_WINDOW: u64 = 1 << 20;
 
-/// What the key for stateless resets is derived for, so that it is of no use for anything else.
-const RESETS: &[u8] = b"postern quic resets v1";
+/// What is derived of the secret.
+const PURPOSE: &str = "postern coordinator v1";
 
 /// The QUIC endpoint for nodes, and its socket, to which their streams on TCP are attached. `secret` has to be the same at each start: by it a coordinator tells the nodes of its earlier
 /// life that their connections are gone (stateless resets, RFC 9000 section 10.3), and they need not find out by waiting.
@@ -42,9 +41,7 @@ pub(crate) fn bind(
     let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let runtime = quinn::default_runtime().context("no async runtime")?;
     let socket = Socket::new(runtime.wrap_udp_socket(crate::listeners::udp(listen)?)?, crate::listeners::streams());
-    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), RESETS);
-    let resets = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
-    let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
+    let endpoint_config = postern_relay::endpoint::endpoint_config(secret.expose(), PURPOSE);
     let endpoint = Endpoint::new_with_abstract_socket(endpoint_config, Some(config.clone()), socket.clone(), runtime)?;
     Ok((endpoint, socket, config))
 }

@@ -8,7 +8,6 @@ pub(crate) use accept::{NEWCOMERS, NEWCOMERS_EACH};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use aws_lc_rs::hmac;
 use postern_encap::server::Socket;
 use postern_model::TrustKey;
 use postern_relay::endpoint;
@@ -23,8 +22,8 @@ use crate::{certificates::Identity, listeners, passes};
 /// Where a relay's state is unless told otherwise.
 pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/postern-relay";
 const KEY: &str = "relay.key";
-/// What the key for stateless resets is derived for, so that it is of no use for anything else.
-const RESETS: &[u8] = b"postern relay resets v1";
+/// What is derived of the relay's key besides.
+const PURPOSE: &str = "postern relay v1";
 /// What stands in a coordinator's state directory.
 const COORDINATORS: &str = "identity.key";
 
@@ -50,13 +49,12 @@ pub(crate) async fn serve(config: RelayConfig) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let dir = postern_statedir::StateDir::open(&config.state_dir)?;
     let key = key(&dir)?;
-    let resets = resets(&key);
+    let endpoint_config = endpoint::endpoint_config(&Zeroizing::new(key.serialize_der()), PURPOSE);
     let identity = Identity::new(key)?;
     let pin = identity.pin();
     let runtime = quinn::default_runtime().context("no async runtime")?;
     let socket = Socket::new(runtime.wrap_udp_socket(listeners::udp(config.listen)?)?, listeners::streams());
     let quic = endpoint::server_config(identity.relay_tls()?)?;
-    let endpoint_config = quinn::EndpointConfig::new(Arc::new(resets));
     let quic =
         quinn::Endpoint::new_with_abstract_socket(endpoint_config, Some(quic), Arc::clone(&socket) as _, runtime)?;
     let listen = quic.local_addr()?;
@@ -82,14 +80,6 @@ pub(crate) async fn serve(config: RelayConfig) -> Result<()> {
     let _ = tokio::join!(running, accepting, streams);
     tracing::info!("stopped");
     Ok(())
-}
-
-/// By what a relay tells the nodes of its earlier life that their connections are gone (RFC 9000 section 10.3): the same at
-/// each start, and nobody else's.
-fn resets(key: &KeyPair) -> hmac::Key {
-    let secret = Zeroizing::new(key.serialize_der());
-    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), RESETS);
-    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
 }
 
 /// The key by which nodes know this relay, made at the first start.

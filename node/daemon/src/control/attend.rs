@@ -1,5 +1,5 @@
-//! Looks after a connection while it is in use: whether it still leads to the coordinator when the network changes, and
-//! whether one over TCP can be exchanged for one by UDP, which is quicker and needs no proxy.
+//! Looks after a connection while it is in use: whether it still leads to the other end when the network changes, or when
+//! nothing comes in answer to what is sent, and whether one over TCP can be exchanged for one by UDP, which is quicker and needs no proxy.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,15 +7,21 @@ use anyhow::Result;
 use postern_wire::stun::{self, Transaction};
 use tokio::{
     net::UdpSocket,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::connect::{Connected, Transport, Way};
 
-/// How long the coordinator has to answer after the network has changed.
+/// How long the other end has to answer after the network has changed.
 const PROOF: Duration = Duration::from_secs(2);
+/// How long it has when it has been silent for a while already,
+const LAST_PROOF: Duration = Duration::from_secs(1);
+/// which is this long with something sent meanwhile. A connection sends something every few seconds, and gets it acknowledged.
+const SILENCE: Duration = Duration::from_secs(4);
+/// The same while something is sent for others, of which somebody tells.
+const BUSY_SILENCE: Duration = Duration::from_millis(700);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two looks whether UDP gets through, and until the first: that TCP won may have been chance.
@@ -29,23 +35,25 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 /// Why a session is to be made anew.
 pub(crate) enum Anew {
-    /// The network changed, and nothing comes from the coordinator any more.
+    /// Nothing comes from the other end any more.
     Lost,
     /// There is a connection by UDP.
     Better(Box<Connected>),
 }
 
-/// Returns when the session is to be made anew. `changes` says that the network changed.
-pub(crate) async fn attend(connected: &Connected, way: &Way, changes: &mut watch::Receiver<()>) -> Anew {
+/// Returns when the session is to be made anew. `changes` says that the network changed, `busy` that something is
+/// sent for others.
+pub(crate) async fn attend(connected: &Connected, way: &Way, changes: &mut watch::Receiver<()>, busy: &Notify) -> Anew {
     let (mut wait, mut next) = (FIRST_ROUND, ROUND);
     loop {
         let is_change = tokio::select! {
             () = changed(changes) => true,
+            () = falls_silent(connected, busy) => return Anew::Lost,
             () = sleep(wait), if connected.transport != Transport::Udp => false,
         };
         if is_change {
             next = ROUND;
-            if !is_there(connected).await {
+            if !is_there(connected, PROOF).await {
                 return Anew::Lost;
             }
         }
@@ -72,8 +80,26 @@ pub(crate) async fn changed(changes: &mut watch::Receiver<()>) {
     }
 }
 
-/// Whether the other end answers.
-async fn is_there(connected: &Connected) -> bool {
+/// Returns when nothing comes any more in answer to what is sent.
+async fn falls_silent(connected: &Connected, busy: &Notify) {
+    loop {
+        let mut before = (connected.sent(), connected.received());
+        tokio::select! {
+            () = busy.notified() => {
+                before = (connected.sent(), connected.received());
+                sleep(BUSY_SILENCE).await;
+            }
+            () = sleep(SILENCE) => {}
+        }
+        let is_silent = connected.received() == before.1 && connected.sent() > before.0;
+        if is_silent && !is_there(connected, LAST_PROOF).await {
+            return;
+        }
+    }
+}
+
+/// Whether the other end answers within that time.
+async fn is_there(connected: &Connected, within: Duration) -> bool {
     let before = connected.received();
     connected.ping();
     let answered = async {
@@ -81,7 +107,7 @@ async fn is_there(connected: &Connected) -> bool {
             sleep(LOOK).await;
         }
     };
-    timeout(PROOF, answered).await.is_ok()
+    timeout(within, answered).await.is_ok()
 }
 
 /// An address of the coordinator that answers by UDP.

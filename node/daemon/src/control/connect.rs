@@ -94,6 +94,11 @@ impl Connected {
         }
     }
 
+    /// How many packets were sent to it.
+    pub(crate) fn sent(&self) -> u64 {
+        self.connection.stats().udp_tx.datagrams
+    }
+
     /// How many packets have come from the coordinator.
     pub(crate) fn received(&self) -> u64 {
         self.connection.stats().udp_rx.datagrams

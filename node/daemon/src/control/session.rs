@@ -11,7 +11,7 @@ use postern_wire::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -52,6 +52,8 @@ pub struct Session {
     /// Without a bound of its own: nearly all of it answers a message of the coordinator, one for one, and who sends a
     /// thousand grants at once is to hear of all of them.
     outgoing: mpsc::UnboundedSender<NodeMessage>,
+    /// Told of what is sent, so that somebody looks whether anything comes back.
+    busy: Arc<Notify>,
 }
 
 impl Session {
@@ -62,6 +64,7 @@ impl Session {
 
     /// Sends a message, unless the session is ending: the next one begins with a snapshot.
     pub fn send(&self, message: NodeMessage) {
+        self.busy.notify_one();
         let _ = self.outgoing.send(message);
     }
 
@@ -80,6 +83,7 @@ impl Session {
 
     /// One question on a stream of its own, and its answer.
     async fn ask<T: DeserializeOwned>(&self, question: Opening) -> Result<T> {
+        self.busy.notify_one();
         let (mut send, receive) = self.connection.open_bi().await?;
         stream::send(&mut send, &question, Limit::Node).await?;
         let _ = send.finish();
@@ -156,9 +160,7 @@ impl Keeping {
                     // What did not work where the machine was before says nothing here.
                     pause = Pause::default();
                     self.tcp_at_once = false;
-                    SessionEvent::Disconnected(
-                        "the network changed, and the coordinator is not reached as it was".into(),
-                    )
+                    SessionEvent::Disconnected("the coordinator is not reached any more as it was".into())
                 }
             };
             let is_over = matches!(event, SessionEvent::Evicted(_));
@@ -273,7 +275,9 @@ impl Keeping {
         let (mut send, receive) = connection.open_bi().await?;
         stream::send(&mut send, &Opening::Hello(hello.clone()), Limit::Node).await?;
         let (outgoing, mut to_send) = mpsc::unbounded_channel();
-        let session = Session { connection: connection.clone(), transport: connected.transport, outgoing };
+        let busy = Arc::new(Notify::new());
+        let told = Arc::clone(&busy);
+        let session = Session { connection: connection.clone(), transport: connected.transport, outgoing, busy: told };
         let mut reader = stream::Reader::new(receive);
         let mut session = Some((session, Box::new(hello)));
         let listen = async {
@@ -302,7 +306,7 @@ impl Keeping {
         tokio::select! {
             ended = listen => ended,
             ended = speak => ended,
-            anew = attend(connected, way, &mut self.changes) => Ok(anew),
+            anew = attend(connected, way, &mut self.changes, &busy) => Ok(anew),
         }
     }
 }

@@ -19,7 +19,7 @@ use postern_wire::{
 };
 use quinn::Connection;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -179,6 +179,7 @@ impl Keeping {
             connection: connection.clone(),
             channels: Mutex::default(),
             parts: Mutex::default(),
+            busy: Arc::default(),
         };
         let speak = async {
             loop {
@@ -211,7 +212,7 @@ impl Keeping {
                 ends.receive(std::iter::once(first).chain(std::iter::from_fn(more).take(BATCH - 1)));
             }
         };
-        let prove = attend::attend(connected.get(), &way, &mut self.changes);
+        let prove = attend::attend(connected.get(), &way, &mut self.changes, &ends.busy);
         tokio::select! {
             ended = speak => ended,
             ended = listen => ended,
@@ -223,7 +224,7 @@ impl Keeping {
                 }
                 Anew::Lost => {
                     self.tcp_at_once = false;
-                    anyhow::bail!("the network changed, and the relay is not reached as it was")
+                    anyhow::bail!("the relay is not reached any more as it was")
                 }
             },
         }
@@ -237,6 +238,8 @@ struct Ends {
     connection: Connection,
     channels: Mutex<Channels>,
     parts: Mutex<Parts>,
+    /// Told now and then while lanes send.
+    busy: Arc<Notify>,
 }
 
 impl Drop for Ends {
@@ -255,9 +258,9 @@ impl Ends {
     }
 
     fn follow(&self, change: Change) {
-        let Self { relay, shared, connection, .. } = self;
+        let Self { relay, shared, connection, busy, .. } = self;
         match change {
-            Change::Opened(peer, channel) => shared.outlet.open(*relay, peer, connection, channel),
+            Change::Opened(peer, channel) => shared.outlet.open((*relay, peer), connection, channel, busy),
             Change::Presence(peer, is_there) => shared.lanes.presence(*relay, peer, is_there),
             Change::Closed(peer, channel) => {
                 shared.outlet.close(*relay, peer);

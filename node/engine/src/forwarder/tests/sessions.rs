@@ -166,7 +166,7 @@ fn an_initiation_that_the_network_doubles_makes_no_second_handshake() {
     world.wire.clear();
     world.datagram(GATEWAY, outside, &initiation);
     let answers: Vec<_> = world.wire.drain(..).map(|(.., answer)| answer).collect();
-    assert_eq!(answers, [response.clone()], "the same answer once more, and nothing that follows from it");
+    assert_eq!(answers, std::slice::from_ref(&response), "the same answer once more, and nothing that follows from it");
     world.pass(Duration::from_secs(5));
     world.wire.clear();
     world.datagram(GATEWAY, outside, &initiation);
