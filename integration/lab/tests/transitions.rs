@@ -152,12 +152,12 @@ fn the_clients_line_becomes_bad_and_is_cut_and_mended() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs nodes that know NAT64"]
 fn the_client_moves_to_a_network_without_ipv4() -> Result<()> {
     let mut scene = Scene::new(NatKind::PortRestricted, NatKind::FullCone)?;
     let nat64 = scene.nat.network_without_ipv4()?;
     scene.nat.office.laptop.unlink("eth0")?;
     nat64.connect(&scene.nat.office.laptop, "eth2", "2001:db8:64::2/64")?;
+    nat64.set_resolver(&scene.nat.office.laptop)?;
     scene.goes_on("to a network without IPv4")?;
     scene.finish()
 }

@@ -101,7 +101,7 @@ impl Nat64 {
         Ok(())
     }
 
-    /// Makes the network's resolver the host's, as DHCP would: not while a node has its own there.
+    /// Makes the network's resolver the host's, as DHCP would; a node that has its own there notices.
     pub fn set_resolver(&self, host: &Host) -> Result<()> {
         std::fs::write(host.resolv_conf(), format!("nameserver {}\n", self.inside_address))?;
         Ok(())
