@@ -25,11 +25,11 @@ demo: deps
 	$(CARGO) build --release $(BINARIES) -p postern-lab
 	$(TARGET)/release/postern-demo $(if $(KEEP),--keep)
 
-## Measures what is claimed to be quick: BENCH=policy, revocation, engine, or all three; and, when asked for, BENCH=tunnel beside other
-## tunnels, for half an hour. revocation and tunnel need root. OPTIONS="--quick" and others go to the bench.
+## Measures what is claimed to be quick: BENCH=policy, revocation, engine, connect, or all four; and, when asked for, BENCH=tunnel beside
+## other tunnels, for half an hour. revocation, connect and tunnel need root. OPTIONS="--quick" and others go to the bench.
 bench: deps $(if $(filter tunnel,$(BENCH)),contenders)
 	$(CARGO) build --release $(BINARIES) -p postern-bench
-	@set -e; for bench in $(or $(BENCH),policy revocation engine); do \
+	@set -e; for bench in $(or $(BENCH),policy revocation engine connect); do \
 		echo "== $$bench"; $(TARGET)/release/postern-bench $$bench $(OPTIONS); done
 
 ## The other tunnels that are no Debian packages.

@@ -58,7 +58,12 @@ enum Bench {
     Memory { policies: u32 },
     /// Enrols devices that do nothing: the connect bench runs this on its laptop.
     #[command(hide = true)]
-    Crowd { token: String, count: usize },
+    Crowd {
+        token: String,
+        count: usize,
+        #[arg(long)]
+        at_relay: bool,
+    },
     /// Sends packets: the revocation bench runs this on its laptop.
     #[command(hide = true)]
     Send { port: u16, targets: Vec<IpAddr> },
@@ -74,7 +79,7 @@ fn main() -> Result<()> {
         Bench::Engine => engine::run(cli.json),
         Bench::Revocation { rounds } => revocation::run(rounds, cli.json),
         Bench::Connect { rounds } => connect::run(rounds, cli.json),
-        Bench::Crowd { token, count } => match connect::hold(&token, count)? {},
+        Bench::Crowd { token, count, at_relay } => match connect::hold(&token, count, at_relay)? {},
         Bench::Tunnel(options) => tunnel::run(&options, cli.json),
         Bench::Memory { policies } => policy::memory(policies),
         Bench::Send { port, targets } => traffic::send(port, &targets),

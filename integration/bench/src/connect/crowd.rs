@@ -1,4 +1,5 @@
-//! Many devices that do nothing: they enrol, open a session, and stay. What a coordinator pays for each of them.
+//! Many devices that do nothing: they enrol, open a session, perhaps wait at the coordinator's relay, and stay. What a coordinator
+//! and a relay pay for each of them.
 //!
 //! The devices are real as far as a coordinator can tell: keys, certificates, QUIC connections of their own, hellos; there are
 //! only no nodes behind them, which this machine could not hold as many of.
@@ -7,7 +8,9 @@ use std::{convert::Infallible, io::Write as _, net::SocketAddr, sync::Arc, time:
 
 use anyhow::{Context as _, Result, bail, ensure};
 use postern_model::{JoinToken, Posture, PublicKey, SecretBytes, Sha256, token::Host};
-use postern_wire::{CoordinatorMessage, Decoder, Enrol, EnrolReply, Hello, Limit, Opening, frame};
+use postern_wire::{
+    CoordinatorMessage, Decoder, Enrol, EnrolReply, Hello, Limit, Opening, RelayNews, RelayRequest, frame,
+};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -20,11 +23,12 @@ const PER_SOCKET: usize = 64;
 /// How long one may take to come in.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Enrols so many devices with a token that is good for all of them, and keeps their sessions open until it is killed.
+/// Enrols so many devices with a token that is good for all of them, and keeps their sessions open until it is killed; with
+/// `at_relay`, their connections to the coordinator's relay as well.
 ///
 /// # Errors
 /// When one of them is not let in.
-pub(crate) fn hold(token: &str, count: usize) -> Result<Infallible> {
+pub(crate) fn hold(token: &str, count: usize, at_relay: bool) -> Result<Infallible> {
     let token: Arc<JoinToken> = Arc::new(token.parse()?);
     let Host::Ip(ip) = token.coordinator.host else { bail!("the coordinator has to be named by its address") };
     let server = SocketAddr::new(ip, token.coordinator.port);
@@ -41,9 +45,9 @@ pub(crate) fn hold(token: &str, count: usize) -> Result<Infallible> {
                 }
                 let endpoint = endpoint.clone().context("an endpoint")?;
                 let token = Arc::clone(&token);
-                coming.spawn(
-                    async move { tokio::time::timeout(PATIENCE, enter(endpoint, server, token, number)).await? },
-                );
+                coming.spawn(async move {
+                    tokio::time::timeout(PATIENCE, enter(endpoint, server, token, number, at_relay)).await?
+                });
             }
             while let Some(session) = coming.join_next().await {
                 sessions.push(session??);
@@ -58,11 +62,17 @@ pub(crate) fn hold(token: &str, count: usize) -> Result<Infallible> {
     }
 }
 
-/// An open session; it lasts as long as its parts.
-type Session = (Connection, SendStream, RecvStream);
+/// An open session; it lasts as long as its parts. And the same with a relay.
+type Session = Vec<(Connection, SendStream, RecvStream)>;
 
 /// One device enrols, and opens its session.
-async fn enter(endpoint: Endpoint, server: SocketAddr, token: Arc<JoinToken>, number: usize) -> Result<Session> {
+async fn enter(
+    endpoint: Endpoint,
+    server: SocketAddr,
+    token: Arc<JoinToken>,
+    number: usize,
+    at_relay: bool,
+) -> Result<Session> {
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let mut wireguard = [0; 32];
     wireguard[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
@@ -73,13 +83,17 @@ async fn enter(endpoint: Endpoint, server: SocketAddr, token: Arc<JoinToken>, nu
         wireguard: PublicKey(wireguard),
         posture: Posture { hostname: format!("idle-{number}"), ..Posture::default() },
     };
-    let anonymous = endpoint.connect_with(config(token.pin, None)?, server, "postern-coordinator")?.await?;
+    let anonymous =
+        endpoint.connect_with(config(token.pin, None, postern_wire::ALPN)?, server, "postern-coordinator")?.await?;
     let (_, _, reply) = ask::<EnrolReply>(&anonymous, &Opening::Enrol(enrol)).await?;
     anonymous.close(postern_wire::close::DONE.into(), b"");
     let EnrolReply::Enrolled(enrolled) = reply else { bail!("device {number} was not enrolled: {reply:?}") };
     let credential = (enrolled.certificate, key);
-    let connection =
-        endpoint.connect_with(config(token.pin, Some(credential))?, server, "postern-coordinator")?.await?;
+    let connect = |protocol| {
+        let config = config(token.pin, Some(&credential), protocol)?;
+        anyhow::Ok(endpoint.connect_with(config, server, "postern-coordinator")?)
+    };
+    let connection = connect(postern_wire::ALPN)?.await?;
     let hello = Hello {
         instance: [1; 16],
         wireguard_port: 51_820,
@@ -88,8 +102,16 @@ async fn enter(endpoint: Endpoint, server: SocketAddr, token: Arc<JoinToken>, nu
         posture: Posture::default(),
     };
     let (send, receive, welcome) = ask::<CoordinatorMessage>(&connection, &Opening::Hello(hello)).await?;
-    ensure!(matches!(welcome, CoordinatorMessage::Welcome(_)), "device {number} is not welcome: {welcome:?}");
-    Ok((connection, send, receive))
+    let CoordinatorMessage::Welcome(welcome) = welcome else { bail!("device {number} is not welcome: {welcome:?}") };
+    let mut session = vec![(connection, send, receive)];
+    if at_relay {
+        let pass = welcome.relay_pass.context("the coordinator gave no pass")?;
+        let connection = connect(postern_wire::relay::ALPN)?.await?;
+        let (send, receive, news) = ask::<RelayNews>(&connection, &RelayRequest::Open { pass }).await?;
+        ensure!(matches!(news, RelayNews::Opened { .. }), "device {number} is not taken by the relay: {news:?}");
+        session.push((connection, send, receive));
+    }
+    Ok(session)
 }
 
 /// A question on a stream of its own, and its answer.
@@ -111,16 +133,16 @@ async fn ask<T: DeserializeOwned>(
 }
 
 /// As nodes have it.
-fn config(pin: Sha256, credential: Option<(Vec<u8>, KeyPair)>) -> Result<quinn::ClientConfig> {
+fn config(pin: Sha256, credential: Option<&(Vec<u8>, KeyPair)>, protocol: &[u8]) -> Result<quinn::ClientConfig> {
     let builder = postern_pin::client(pin)?;
     let mut tls = match credential {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-            builder.with_client_auth_cert(vec![CertificateDer::from(certificate)], key)?
+            builder.with_client_auth_cert(vec![CertificateDer::from(certificate.clone())], key)?
         }
     };
-    tls.alpn_protocols = vec![postern_wire::ALPN.to_vec()];
+    tls.alpn_protocols = vec![protocol.to_vec()];
     let mut transport = quinn::TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_secs(3)));
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));

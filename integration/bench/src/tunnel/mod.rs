@@ -24,7 +24,7 @@ mod measure;
 mod nebula;
 mod ping;
 mod report;
-mod scene;
+pub(crate) mod scene;
 mod search;
 mod wireguard;
 

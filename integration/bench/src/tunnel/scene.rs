@@ -79,7 +79,7 @@ impl Scene {
 }
 
 /// What all threads of a process have taken, those that ended too (proc(5)).
-fn processor_time(pid: u32) -> Result<Duration> {
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     /// How often a second has what `/proc` calls a clock tick: USER_HZ, on whatever Rust's standard library runs on.
     const TICKS: u64 = 100;
     let file = format!("/proc/{pid}/stat");
