@@ -68,6 +68,11 @@ impl<const WHICH: u8> Index<WHICH> {
         self.last = None;
     }
 
+    /// A number that looks like chance, and is the same for the same tuple.
+    pub(super) fn hash(&self, tuple: &Tuple) -> u64 {
+        self.hash.hash_one(tuple)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
