@@ -8,9 +8,7 @@ use std::{convert::Infallible, io::Write as _, net::SocketAddr, sync::Arc, time:
 
 use anyhow::{Context as _, Result, bail, ensure};
 use postern_model::{JoinToken, Posture, PublicKey, SecretBytes, Sha256, token::Host};
-use postern_wire::{
-    CoordinatorMessage, Decoder, Enrol, EnrolReply, Hello, Limit, Opening, RelayNews, RelayRequest, frame,
-};
+use postern_wire::{CoordinatorMessage, Decoder, Enrol, EnrolReply, Hello, Limit, Opening, RelayRequest, frame};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -20,6 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 const AT_ONCE: usize = 2;
 /// So many share a UDP socket: each would have its own elsewhere, and file descriptors are few here.
 const PER_SOCKET: usize = 64;
+/// A relay has sent whoever showed no pass that counts away by then.
+const UNPROVEN: Duration = Duration::from_secs(12);
 /// How long one may take to come in.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,7 +33,7 @@ pub(crate) fn hold(token: &str, count: usize, at_relay: bool) -> Result<Infallib
     let Host::Ip(ip) = token.coordinator.host else { bail!("the coordinator has to be named by its address") };
     let server = SocketAddr::new(ip, token.coordinator.port);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let _sessions = runtime.block_on(async {
+    let sessions = runtime.block_on(async {
         let mut sessions = Vec::with_capacity(count);
         let mut endpoint = None;
         while sessions.len() < count {
@@ -46,7 +46,9 @@ pub(crate) fn hold(token: &str, count: usize, at_relay: bool) -> Result<Infallib
                 let endpoint = endpoint.clone().context("an endpoint")?;
                 let token = Arc::clone(&token);
                 coming.spawn(async move {
-                    tokio::time::timeout(PATIENCE, enter(endpoint, server, token, number, at_relay)).await?
+                    let entering = enter(endpoint, server, token, number, at_relay);
+                    let entered = tokio::time::timeout(PATIENCE, entering).await;
+                    entered.with_context(|| format!("device {number} did not come in"))?
                 });
             }
             while let Some(session) = coming.join_next().await {
@@ -55,6 +57,11 @@ pub(crate) fn hold(token: &str, count: usize, at_relay: bool) -> Result<Infallib
         }
         anyhow::Ok(sessions)
     })?;
+    if at_relay {
+        std::thread::sleep(UNPROVEN);
+    }
+    let is_open = |(connection, ..): &(Connection, _, _)| connection.close_reason().is_none();
+    ensure!(sessions.iter().flatten().all(is_open), "a connection was closed");
     println!("{count} sessions");
     std::io::stdout().flush()?;
     loop {
@@ -107,8 +114,9 @@ async fn enter(
     if at_relay {
         let pass = welcome.relay_pass.context("the coordinator gave no pass")?;
         let connection = connect(postern_wire::relay::ALPN)?.await?;
-        let (send, receive, news) = ask::<RelayNews>(&connection, &RelayRequest::Open { pass }).await?;
-        ensure!(matches!(news, RelayNews::Opened { .. }), "device {number} is not taken by the relay: {news:?}");
+        let (mut send, receive) = connection.open_bi().await?;
+        // A node's own pass is not answered.
+        send.write_all(&frame::encode(&RelayRequest::Open { pass }, Limit::Node)?).await?;
         session.push((connection, send, receive));
     }
     Ok(session)
