@@ -26,10 +26,10 @@ fn flood(office: &mut Office) -> Result<Background> {
     office.laptop.spawn("flood", &mut iperf)
 }
 
-/// Datagrams for which the kernel had no room in a socket of this port, as it says itself.
+/// Datagrams for which the kernel had no room in a socket of this port, of either family, as it says itself.
 fn lost_by_socket(host: &Host, port: &Value) -> Result<u64> {
     let local = format!(":{:04X}", port.as_u64().context("a port")?);
-    let sockets = host.run(&["cat", "/proc/net/udp"])?.success()?;
+    let sockets = host.run(&["cat", "/proc/net/udp", "/proc/net/udp6"])?.success()?;
     let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let ours = fields.filter(|fields| fields.get(1).is_some_and(|address| address.ends_with(&local)));
     ours.map(|fields| Ok(fields.last().context("the column 'drops'")?.parse::<u64>()?)).sum()

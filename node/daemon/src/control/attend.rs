@@ -35,8 +35,8 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 /// Why a session is to be made anew.
 pub(crate) enum Anew {
-    /// Nothing comes from the other end any more.
-    Lost,
+    /// Nothing comes from the other end any more, for this reason as far as is known.
+    Lost(&'static str),
     /// There is a connection by UDP.
     Better(Box<Connected>),
 }
@@ -48,13 +48,13 @@ pub(crate) async fn attend(connected: &Connected, way: &Way, changes: &mut watch
     loop {
         let is_change = tokio::select! {
             () = changed(changes) => true,
-            () = falls_silent(connected, busy) => return Anew::Lost,
+            () = falls_silent(connected, busy) => return Anew::Lost("nothing comes in answer any more"),
             () = sleep(wait), if connected.transport != Transport::Udp => false,
         };
         if is_change {
             next = ROUND;
             if !is_there(connected, PROOF).await {
-                return Anew::Lost;
+                return Anew::Lost("the network changed, and it is not reached as it was");
             }
         }
         if connected.transport == Transport::Udp {

@@ -156,11 +156,11 @@ impl Keeping {
                 End::Exchanged => continue,
                 End::Evicted(eviction) => SessionEvent::Evicted(eviction),
                 End::Broken(error) => SessionEvent::Disconnected(error),
-                End::Lost => {
+                End::Lost(why) => {
                     // What did not work where the machine was before says nothing here.
                     pause = Pause::default();
                     self.tcp_at_once = false;
-                    SessionEvent::Disconnected("the coordinator is not reached any more as it was".into())
+                    SessionEvent::Disconnected(why.into())
                 }
             };
             let is_over = matches!(event, SessionEvent::Evicted(_));
@@ -213,7 +213,7 @@ enum End {
     Evicted(Eviction),
     Broken(String),
     /// The network changed, and the coordinator does not answer any more.
-    Lost,
+    Lost(&'static str),
     /// There is a better connection.
     Exchanged,
 }
@@ -228,7 +228,7 @@ impl Keeping {
                 self.better = Some(better);
                 End::Exchanged
             }
-            Ok(Anew::Lost) => End::Lost,
+            Ok(Anew::Lost(why)) => End::Lost(why),
             Err(error) if tls::is_wrong_pin(&error) => {
                 End::Broken(format!("the coordinator at {} has another key than the pin says", identity.coordinator))
             }

@@ -222,9 +222,9 @@ impl Keeping {
                     self.better = Some(better);
                     Ok(End::Exchanged)
                 }
-                Anew::Lost => {
+                Anew::Lost(why) => {
                     self.tcp_at_once = false;
-                    anyhow::bail!("the relay is not reached any more as it was")
+                    anyhow::bail!(why)
                 }
             },
         }
